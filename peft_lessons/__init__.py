@@ -1,0 +1,25 @@
+"""Parameter-efficient fine-tuning, each method once: the package behind the lessons."""
+
+from peft_lessons.accounting.parameters import count_parameters
+from peft_lessons.bases import load_base
+from peft_lessons.methods.core import attach, detach, merge, unmerge
+from peft_lessons.methods.files import load_adapter, save_adapter
+from peft_lessons.tasks import load_task, majority
+from peft_lessons.training import evaluate, fit, predict, zero_shot
+
+__all__ = [
+    "attach",
+    "count_parameters",
+    "detach",
+    "evaluate",
+    "fit",
+    "load_adapter",
+    "load_base",
+    "load_task",
+    "majority",
+    "merge",
+    "predict",
+    "save_adapter",
+    "unmerge",
+    "zero_shot",
+]

@@ -1,0 +1,1 @@
+"""Methods that train a small parameterisation of a large update."""

@@ -1,0 +1,101 @@
+"""Prompts for a decoder: demonstrations in front of a question, and the scores of the answers it could give."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from peft_lessons.tasks import IGNORED, pad_left, token_ids
+
+
+def few_shot_prompt(
+    demonstrations: Iterable[tuple[str, str]], query: str, *, template: str = "{text} -> {label}", header: str = ""
+) -> str:
+    """Worked examples, one a line, and the query with its label left open.
+
+    Args:
+        demonstrations: (text, label) pairs, in the order shown.
+        query: the text to label.
+        template: one example, with `{text}` and, at its end, `{label}`.
+        header: what stands above the examples, such as "Labels: good, bad"; nothing where empty.
+
+    Raises:
+        ValueError: the template lacks `{text}`, or does not end with `{label}`.
+
+    Source: the prompt form of Brown et al. 2020, "Language Models are Few-Shot Learners".
+    """
+    if "{text}" not in template or not template.endswith("{label}"):
+        raise ValueError(f'The template must hold {{text}} and end with {{label}}; "{template}" does not.')
+    lines = [header] if header else []
+    lines += [template.format(text=text, label=label) for text, label in demonstrations]
+    lines.append(template.format(text=query, label="").rstrip(" "))
+    return "\n".join(lines)
+
+
+@torch.no_grad()
+def score_choices(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    choices: Sequence[str],
+    *,
+    batch_size: int = 64,
+    ending: str = "\n",
+    progress: bool = False,
+) -> Tensor:
+    """Log-probability of each choice after each prompt, (n_prompts, n_choices), on the CPU.
+
+    A choice is scored as a space, its words and `ending`, so that a choice which begins another cannot win by being
+    shorter. The largest in a row is the model's answer ("rank classification").
+
+    Raises:
+        ValueError: fewer than two choices, or a prompt and its choice are longer than the model's context.
+
+    Source: Brown et al. 2020, section 2.4, without length normalisation.
+    """
+    if len(choices) < 2:
+        raise ValueError(f"score_choices compares answers: give at least two choices, not {list(choices)}.")
+    tails = [token_ids(tokenizer, f" {choice}{ending}", start=False) for choice in choices]
+    rows = [(head, tail) for head in (token_ids(tokenizer, prompt) for prompt in prompts) for tail in tails]
+    limit = getattr(model.config, "max_position_embeddings", None)
+    longest = max(len(head) + len(tail) for head, tail in rows)
+    if limit is not None and longest > limit:
+        raise ValueError(f"A prompt has {longest} tokens; this model reads at most {limit}. Use fewer demonstrations.")
+    scores = []
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))  # similar lengths together: less padding
+    for start in tqdm(range(0, len(rows), batch_size), disable=not progress, desc="scoring"):
+        part = [rows[i] for i in order[start : start + batch_size]]
+        batch = pad_left(
+            [head + tail for head, tail in part],
+            tokenizer,
+            labels=[[IGNORED] * len(head) + tail for head, tail in part],
+        )
+        scores.append(answer_log_probability(model, batch))
+    result = torch.empty(len(rows))
+    result[torch.tensor(order)] = torch.cat(scores)
+    return result.view(len(prompts), len(choices))
+
+
+def answer_log_probability(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
+    """Summed log-probability of each row's labelled tokens, (batch,), on the CPU, from a left-padded batch."""
+    logits, labels = answer_logits(model, batch)
+    picked = torch.log_softmax(logits.float(), -1).gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    return (picked * (labels != IGNORED)).sum(-1).cpu()
+
+
+def answer_logits(model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Logits that predict the labelled tokens, (batch, n, vocabulary), and those labels, (batch, n).
+
+    Answers end at the right edge, so only the last n + 1 positions go through the output layer: with a large
+    vocabulary that is most of the memory of a step.
+    """
+    batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+    labels, mask = batch["labels"], batch["attention_mask"]
+    n = int((labels != IGNORED).any(0).sum())
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    output = model(
+        input_ids=batch["input_ids"], attention_mask=mask, position_ids=positions, logits_to_keep=n + 1, use_cache=False
+    )
+    return output.logits[:, :-1], labels[:, -n:]
