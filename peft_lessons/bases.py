@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,9 @@ class TextClassifier(nn.Module):
 
     Source: mean pooling as in Reimers and Gurevych 2019, "Sentence-BERT", which MiniLM-L6-v2 was trained with.
     """
+
+    source: str
+    tokenizer: PreTrainedTokenizerBase
 
     def __init__(self, encoder: PreTrainedModel):
         super().__init__()
@@ -95,14 +99,16 @@ class TextClassifier(nn.Module):
             RuntimeError: the model has no classification head yet.
         """
         if self.classifier is None:
-            raise RuntimeError("This encoder has no classification head yet: attach a method and fit it to a task first.")
+            raise RuntimeError(
+                "This encoder has no classification head yet: attach a method and fit it to a task first."
+            )
         pooled = self.embed(input_ids, attention_mask)
         logits = self.classifier(pooled.to(torch.float32))
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
 
-Base = PreTrainedModel | TextClassifier
+Base: TypeAlias = "PreTrainedModel | TextClassifier"
 
 
 def load_base(
@@ -123,7 +129,7 @@ def load_base(
         random_init: the same architecture with random weights (seed 0): the control for "does pretraining matter?".
 
     Returns:
-        The model and its tokenizer. `model.source` says where the weights come from; `model.tokenizer` is the tokenizer.
+        The model and its tokenizer, which is `model.tokenizer` too. `model.source` says where the weights come from.
 
     Raises:
         FileNotFoundError: no such model, no safetensors weights, or no network and no copy on this machine.

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import torch
 from safetensors.torch import load as load_safetensors
@@ -10,8 +11,10 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from peft_lessons.methods.core import Linear
+
 TOLERANCE = 1e-5
-MakeLoRA = Callable[[nn.Module, int, float], nn.Module]
+MakeLoRA: TypeAlias = Callable[[Linear, int, float], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,9 @@ def check_lora(make: MakeLoRA, *, d_in: int = 7, d_out: int = 5, r: int = 3, alp
 def _check_lora_on(make: MakeLoRA, kind: str, d_in: int, d_out: int, r: int, alpha: float) -> list[Check]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        base = Conv1D(d_out, d_in) if kind == "Conv1D" else nn.Linear(d_in, d_out, bias=kind != "Linear without bias")
+        base: Linear = (
+            Conv1D(d_out, d_in) if kind == "Conv1D" else nn.Linear(d_in, d_out, bias=kind != "Linear without bias")
+        )
         if base.bias is not None:
             nn.init.normal_(base.bias)
         x = torch.randn(2, 4, d_in, requires_grad=True)
@@ -110,12 +115,16 @@ def _check_lora_on(make: MakeLoRA, kind: str, d_in: int, d_out: int, r: int, alp
         W = (base.weight.T if kind == "Conv1D" else base.weight).detach().clone()  # (d_out, d_in)
         bias = torch.zeros(d_out) if base.bias is None else base.bias.detach().clone()
         plain = base(x).detach()
-        module = make(base, r, alpha).eval()
+        module: Any = make(base, r, alpha).eval()
     A, B = factor(module, "lora_A"), factor(module, "lora_B")
     checks = [compare("output at the start", module(x), plain, "attaching must change nothing: B starts at zero.")]
     checks.append(_nonzero("A at the start", A))
     if A.shape != A0.shape or B.shape != B0.shape:
-        return [*checks, compare("shape of A", A, A0, "A is (r, d_in)."), compare("shape of B", B, B0, "B is (d_out, r).")]
+        return [
+            *checks,
+            compare("shape of A", A, A0, "A is (r, d_in)."),
+            compare("shape of B", B, B0, "B is (d_out, r)."),
+        ]
     with torch.no_grad():
         A.copy_(A0)
         B.copy_(B0)
@@ -128,16 +137,16 @@ def _check_lora_on(make: MakeLoRA, kind: str, d_in: int, d_out: int, r: int, alp
     checks.append(_compare_gradient("gradient of A", A, s * B0.double().T @ g.T @ flat))
     checks.append(_compare_gradient("gradient of B", B, s * g.T @ (flat @ A0.double().T)))
     expected = weights_of_loss.double() @ (W.double() + s * B0.double() @ A0.double())
-    checks.append(compare("gradient of the input", x.grad, expected, "the update's path must pass gradients on too."))
+    checks.append(_compare_gradient("gradient of the input", x, expected))
     moved = sum(p.grad.abs().sum().item() for p in base.parameters() if p.grad is not None)
     thawed = any(p.requires_grad for p in base.parameters())
-    checks.append(Check("base frozen", not moved and not thawed, moved, tuple(W.shape), "W or b still takes gradients."))
+    checks.append(
+        Check("base frozen", not moved and not thawed, moved, tuple(W.shape), "W or b still takes gradients.")
+    )
     return checks + _check_merging(module, base, kind, x.detach(), y.detach(), W, s * B0 @ A0)
 
 
-def _check_merging(
-    module: nn.Module, base: nn.Module, kind: str, x: Tensor, y: Tensor, W: Tensor, delta: Tensor
-) -> list[Check]:
+def _check_merging(module: Any, base: Linear, kind: str, x: Tensor, y: Tensor, W: Tensor, delta: Tensor) -> list[Check]:
     saved = load_safetensors(save_safetensors({k: v.contiguous() for k, v in module.state_dict().items()}))
     other = copy.deepcopy(module)
     for name in ("lora_A", "lora_B"):
@@ -178,10 +187,10 @@ def _nonzero(name: str, tensor: Tensor) -> Check:
     return Check(name, bool(tensor.abs().max() > 0), 0.0, tuple(tensor.shape), hint)
 
 
-def _compare_gradient(name: str, factor: Tensor, expected: Tensor) -> Check:
-    if factor.grad is None:
-        return Check(name, False, float("inf"), tuple(factor.shape), f"{name[-1]} gets no gradient: is it trainable?")
-    return compare(name, factor.grad, expected)
+def _compare_gradient(name: str, tensor: Tensor, expected: Tensor) -> Check:
+    if tensor.grad is None:
+        return Check(name, False, float("inf"), tuple(tensor.shape), "it gets no gradient: is it trainable and used?")
+    return compare(name, tensor.grad, expected)
 
 
 def _wrong_forward(y: Tensor, plain: Tensor, update: Tensor, bias: Tensor, s: float, alpha: float) -> str:

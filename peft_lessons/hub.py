@@ -47,7 +47,9 @@ def fetch(repo_id: str) -> Path:
     if "config.json" not in files:
         raise FileNotFoundError(f"{repo_id} has no config.json, so it is no transformers model.")
     if not any(name.endswith(".safetensors") for name in files):
-        raise FileNotFoundError(f"{repo_id} has no .safetensors weights; pickle files are never loaded. Convert it first.")
+        raise FileNotFoundError(
+            f"{repo_id} has no .safetensors weights; pickle files are never loaded. Convert it first."
+        )
     new = [file for file in plan if file.will_download]
     if new:
         size = sum(file.file_size or 0 for file in new)

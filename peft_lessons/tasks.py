@@ -1,7 +1,8 @@
-"""Tasks: text in, answer out, in three fixed splits. The course's own are in `data/tasks`; any Hub dataset works too."""
+"""Tasks: text in, answer out, in three fixed splits: the course's own, from `data/tasks`, or any Hub dataset."""
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,6 +116,7 @@ def load_task(
     answer: str | None = None,
     subset: str | None = None,
     splits: tuple[str, str, str] = SPLITS,
+    choices: Sequence[str] | None = None,
     template: str = "{text} ->",
 ) -> Task:
     """Load a task: one of the course's by name, or any Hub dataset (or local folder) by id and column names.
@@ -125,6 +127,7 @@ def load_task(
         answer: its answer column: class labels or strings.
         subset: its configuration, where it has several.
         splits: which of its splits are for training, validation and test.
+        choices: the possible answers, where the column holds text and the task is classification.
         template: how a decoder sees the text.
 
     Raises:
@@ -157,10 +160,13 @@ def load_task(
         if column not in columns:
             raise ValueError(f'{name} needs {argument}=COLUMN; its columns are {", ".join(columns)}, not "{column}".')
     names = getattr(data[splits[0]].features[answer], "names", None)
-    tidy = [_tidy(data[split], text, answer, names) for split in splits]
-    if names is None and not isinstance(tidy[0]["answer"][0], str):
-        raise ValueError(f'The answers in "{answer}" are {type(tidy[0]["answer"][0]).__name__}, not class labels or text.')
-    return Task(name, *tidy, choices=tuple(names) if names else None, template=template)
+    train, validation, test = (_tidy(data[split], text, answer, names) for split in splits)
+    if not isinstance(train["answer"][0], str):
+        raise ValueError(
+            f'The answers in "{answer}" are {type(train["answer"][0]).__name__}, not class labels or text.'
+        )
+    known = tuple(choices or names or ())
+    return Task(name, train, validation, test, choices=known or None, template=template)
 
 
 def _tidy(data: Dataset, text: str, answer: str, names: list[str] | None) -> Dataset:

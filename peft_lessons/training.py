@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
+from transformers import PreTrainedModel
 
 from peft_lessons.bases import Base, TextClassifier, is_decoder
 from peft_lessons.methods.core import require_attachment, trained_parameters
@@ -128,9 +129,7 @@ def evaluate(model: Base, task: Task, split: str = "test", *, batch_size: int = 
 
 
 @torch.no_grad()
-def predict(
-    model: Base, task: Task, texts: list[str], *, batch_size: int = 64, progress: bool = False
-) -> list[str]:
+def predict(model: Base, task: Task, texts: list[str], *, batch_size: int = 64, progress: bool = False) -> list[str]:
     """The model's answer to each text; see `evaluate`.
 
     Raises:
@@ -139,14 +138,14 @@ def predict(
     """
     texts = list(texts)
     if not is_decoder(model):
-        if model.choices is not None and model.choices != task.choices:
+        if model.choices is None:
+            raise RuntimeError("This encoder has no classification head yet: attach a method and fit it first.")
+        if model.choices != task.choices:
             raise ValueError(_other_head(model, task))
-        return _classify(model, texts, batch_size, progress)
+        return _classify(model, texts, model.choices, batch_size, progress)
     if task.choices is not None:
         prompts = [task.prompt(text) for text in texts]
-        scores = score_choices(
-            model, model.tokenizer, prompts, task.choices, batch_size=batch_size, progress=progress
-        )
+        scores = score_choices(model, model.tokenizer, prompts, task.choices, batch_size=batch_size, progress=progress)
         return [task.choices[i] for i in scores.argmax(-1).tolist()]
     return _write(model, task, texts, batch_size, progress)
 
@@ -172,17 +171,19 @@ def zero_shot(model: Base, task: Task, split: str = "test") -> float:
     return sum(task.choices[i] == answer for i, answer in zip(found, rows["answer"], strict=True)) / len(found)
 
 
-def _classify(model: TextClassifier, texts: list[str], batch_size: int, progress: bool) -> list[str]:
+def _classify(
+    model: TextClassifier, texts: list[str], choices: tuple[str, ...], batch_size: int, progress: bool
+) -> list[str]:
     answers: list[str] = []
     for start in tqdm(range(0, len(texts), batch_size), disable=not progress, desc="evaluating"):
         part = texts[start : start + batch_size]
         batch = model.tokenizer(part, padding=True, truncation=True, return_tensors="pt").to(model.device)
         chosen = model(batch["input_ids"], batch["attention_mask"]).logits.argmax(-1)
-        answers += [model.choices[i] for i in chosen.tolist()]
+        answers += [choices[i] for i in chosen.tolist()]
     return answers
 
 
-def _write(model: Base, task: Task, texts: list[str], batch_size: int, progress: bool) -> list[str]:
+def _write(model: PreTrainedModel, task: Task, texts: list[str], batch_size: int, progress: bool) -> list[str]:
     """Greedy answers up to the newline, no longer than the longest answer of the training split."""
     tokenizer = model.tokenizer
     longest = max(len(token_ids(tokenizer, task.completion(a), start=False)) for a in set(task.train["answer"]))

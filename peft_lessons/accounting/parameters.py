@@ -85,7 +85,7 @@ def count_parameters(model: nn.Module) -> ParameterCount:
     Source: the three counts of Lialin et al. 2023, section 12.
     """
     state = require_attachment(model)
-    wrapped = {path: module for path, module in state.added.items() if hasattr(module, "base")}
+    wrapped = state.wrapped()
     modules, head = [], 0
     for path, module in wrapped.items():
         own = sum(p.numel() for p in module.parameters() if p.requires_grad)

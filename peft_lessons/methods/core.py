@@ -5,15 +5,16 @@ freezing, attaching, detaching, merging and refusing are here.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-Targets = str | Sequence[str]
+Targets: TypeAlias = "str | Sequence[str]"
+Linear: TypeAlias = "nn.Linear | Conv1D"
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Method:
         if "peft_type" in vars(cls):
             Method.registry[cls.peft_type] = cls
 
-    def replacements(self, model: nn.Module) -> dict[str, nn.Module]:
+    def replacements(self, model: nn.Module) -> Mapping[str, nn.Module]:
         """The modules to put in place, by path. Must not change the model."""
         return {}
 
@@ -56,10 +57,11 @@ class LinearMethod(Method):
 
     target_modules: Targets
 
-    def wrap(self, base: nn.Module) -> "WrappedLinear":
+    def wrap(self, base: Linear) -> "WrappedLinear":
+        """The module to put in the layer's place."""
         raise NotImplementedError
 
-    def replacements(self, model: nn.Module) -> dict[str, nn.Module]:
+    def replacements(self, model: nn.Module) -> Mapping[str, nn.Module]:
         return {name: self.wrap(layer) for name, layer in find_targets(model, self.target_modules).items()}
 
 
@@ -70,11 +72,15 @@ class WrappedLinear(nn.Module):
     (d_out, d_in), and on transformers' `Conv1D`, whose weight is (d_in, d_out).
     """
 
-    def __init__(self, base: nn.Module):
+    base: Linear
+    d_in: int
+    d_out: int
+
+    def __init__(self, base: Linear):
         super().__init__()
         self.base = base.requires_grad_(False)
         self.transposed = isinstance(base, Conv1D)
-        self.d_out, self.d_in = reversed(base.weight.shape) if self.transposed else base.weight.shape
+        self.d_out, self.d_in = base.weight.shape[::-1] if self.transposed else base.weight.shape
         self._unmerged_weight: Tensor | None = None
 
     @property
@@ -96,7 +102,7 @@ class WrappedLinear(nn.Module):
         return min(self.d_out, self.d_in)
 
     @torch.no_grad()
-    def merge(self) -> nn.Module:
+    def merge(self) -> Linear:
         """Fold `delta` into the base layer's weight and return that layer, now plain.
 
         A copy of the unmerged weight is kept in CPU memory, so that `unmerge` is exact in every dtype.
@@ -146,11 +152,15 @@ class Attachment:
     """What `attach` did to a model, so that `detach` can undo it; kept on the model."""
 
     method: Method
-    added: dict[str, nn.Module]  # path -> the module put in place
-    replaced: dict[str, nn.Module]  # path -> the module that was there
+    added: Mapping[str, nn.Module]  # path -> the module put in place
+    replaced: Mapping[str, nn.Module]  # path -> the module that was there
     originals: dict[str, Tensor]  # own weights that the method trains, as they were
     required_grad: dict[str, bool]
     merged: bool = False
+
+    def wrapped(self) -> dict[str, WrappedLinear]:
+        """The wrapped linear layers by path."""
+        return {path: module for path, module in self.added.items() if isinstance(module, WrappedLinear)}
 
 
 def attachment(model: nn.Module) -> Attachment | None:
@@ -170,12 +180,12 @@ def require_attachment(model: nn.Module) -> Attachment:
     return found
 
 
-def is_linear(module: nn.Module) -> bool:
+def is_linear(module: nn.Module) -> TypeGuard[Linear]:
     """Whether a method can wrap it: `nn.Linear` or transformers' `Conv1D` (GPT-2's linear layer)."""
     return isinstance(module, nn.Linear | Conv1D)
 
 
-def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
+def linear_layers(model: nn.Module) -> dict[str, Linear]:
     """Every linear layer of a model by path, output layer and classification head included."""
     return {name: module for name, module in model.named_modules() if is_linear(module)}
 
@@ -186,7 +196,7 @@ def output_layer(model: nn.Module) -> nn.Module | None:
     return getter() if getter is not None else getattr(model, "classifier", None)
 
 
-def find_targets(model: nn.Module, targets: Targets) -> dict[str, nn.Module]:
+def find_targets(model: nn.Module, targets: Targets) -> dict[str, Linear]:
     """The linear layers that `target_modules` means, by path, in the model's order.
 
     Args:
@@ -211,7 +221,9 @@ def find_targets(model: nn.Module, targets: Targets) -> dict[str, nn.Module]:
         attention = [n for n, m in model.named_modules() if "attention" in type(m).__name__.lower()]
         found = {n: m for n, m in inner.items() if any(n.startswith(f"{a}.") for a in attention)}
         if not found:
-            raise ValueError(f'This model has no attention module; name linear layers instead: {_names(inner)}, or "all-linear".')
+            raise ValueError(
+                f'This model has no attention module; name linear layers instead: {_names(inner)}, or "all-linear".'
+            )
         return found
     wanted = [targets] if isinstance(targets, str) else list(targets)
     if not wanted:
@@ -220,7 +232,8 @@ def find_targets(model: nn.Module, targets: Targets) -> dict[str, nn.Module]:
     for target, names in matches.items():
         if not names:
             raise ValueError(
-                f'No linear layer of this model is called "{target}". It has {_names(layers)}; "attention" and "all-linear" work too.'
+                f'No linear layer of this model is called "{target}". It has {_names(layers)}; '
+                '"attention" and "all-linear" work too.'
             )
     chosen = set().union(*matches.values())
     return {name: layer for name, layer in layers.items() if name in chosen}
@@ -235,7 +248,7 @@ def _fits(target: str, name: str) -> bool:
         raise ValueError(f'"{target}" is neither a name nor a regular expression: {error}.') from None
 
 
-def _names(layers: dict[str, nn.Module]) -> str:
+def _names(layers: Mapping[str, Linear]) -> str:
     """The distinct names of linear layers, without the numbered path in front."""
     return ", ".join(dict.fromkeys(re.sub(r"^.*\.\d+\.", "", name) for name in layers))
 
@@ -280,14 +293,13 @@ def attach(model: nn.Module, method: Method | Adapter, *, seed: int = 0) -> nn.M
         parameter = model.get_parameter(name)
         originals[name] = parameter.detach().cpu().clone()
         parameter.requires_grad_(True)
-    model._attachment = Attachment(method, added, replaced, originals, required_grad)
+    vars(model)["_attachment"] = Attachment(method, added, replaced, originals, required_grad)
     return model
 
 
 def _attach_trained(model: nn.Module, adapter: Adapter) -> nn.Module:
     attach(model, adapter.method)
-    if adapter.choices is not None and hasattr(model, "set_head"):
-        model.set_head(adapter.choices)
+    _set_head(model, adapter.choices)
     mine = trained_parameters(model)
     problem = _mismatch(mine, adapter.state)
     if problem:
@@ -297,6 +309,13 @@ def _attach_trained(model: nn.Module, adapter: Adapter) -> nn.Module:
         for name, tensor in adapter.state.items():
             mine[name].copy_(tensor)
     return model
+
+
+def _set_head(model: nn.Module, choices: tuple[str, ...] | None) -> None:
+    """Give an encoder a head for these answers, or take it off; a decoder has none."""
+    setter = getattr(model, "set_head", None)
+    if setter is not None:
+        setter(choices)
 
 
 def _mismatch(mine: dict[str, nn.Parameter], theirs: dict[str, Tensor]) -> str | None:
@@ -332,12 +351,11 @@ def detach(model: nn.Module) -> Adapter:
         model.get_parameter(name).data.copy_(original)
     for name, module in state.replaced.items():
         set_submodule(model, name, module)
-    if hasattr(model, "set_head"):
-        model.set_head(None)
+    _set_head(model, None)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(state.required_grad[name])
         parameter.grad = None
-    del model._attachment
+    del vars(model)["_attachment"]
     return adapter
 
 
@@ -355,13 +373,13 @@ def merge(model: nn.Module) -> nn.Module:
         raise RuntimeError(f"{name} is merged already: merging twice would add the update twice.")
     if not state.method.mergeable:
         raise RuntimeError(f"{name} cannot be merged: it has no update of its own beside the weights it trains.")
-    for path, module in state.added.items():
+    for path, module in state.wrapped().items():
         shared = [n for n, p in model.named_parameters(remove_duplicate=False) if p is module.base.weight]
         if len(shared) > 1:
             raise RuntimeError(
-                f"{path} shares its weight with {shared[0]}: merging would change both. Untie them, or keep it unmerged."
+                f"{path} shares its weight with {shared[0]}: merging would change both. Untie them first."
             )
-    for path, module in state.added.items():
+    for path, module in state.wrapped().items():
         set_submodule(model, path, module.merge())
     state.merged = True
     return model
@@ -376,7 +394,7 @@ def unmerge(model: nn.Module) -> nn.Module:
     state = require_attachment(model)
     if not state.merged:
         raise RuntimeError("This model is not merged, so there is nothing to unmerge.")
-    for path, module in state.added.items():
+    for path, module in state.wrapped().items():
         module.unmerge()
         set_submodule(model, path, module)
     state.merged = False

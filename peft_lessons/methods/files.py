@@ -6,11 +6,12 @@ Source: peft 0.21, `peft.utils.save_and_load`; the names were checked by loading
 import json
 import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from peft_lessons.methods.core import Adapter, Method, attach, linear_layers, require_attachment, trained_parameters
 
@@ -61,12 +62,13 @@ def save_adapter(model: nn.Module, folder: str | Path) -> Path:
     return folder
 
 
-def load_adapter(model: nn.Module, folder: str | Path) -> nn.Module:
+def load_adapter(model: nn.Module, folder: str | Path, *, choices: Sequence[str] | None = None) -> nn.Module:
     """Attach an adapter from a folder that `save_adapter` or peft wrote.
 
     Args:
         model: the base, with nothing attached.
         folder: with `adapter_config.json` and `adapter_model.safetensors`; pickle files are not read.
+        choices: the names of the head's answers, in order, for a file from peft, which does not keep them.
 
     Returns:
         The same model, with the adapter attached and trainable.
@@ -78,10 +80,15 @@ def load_adapter(model: nn.Module, folder: str | Path) -> nn.Module:
         RuntimeError: something is attached already.
     """
     adapter, base = read_adapter(folder)
+    if choices is not None:
+        adapter.choices = tuple(choices)
     mine = getattr(model.config, "_name_or_path", None)
     attach(model, adapter)
     if base and mine and base != mine:
-        warnings.warn(f"This adapter was trained on {base}; the model is {mine}. The shapes fit, the weights may not.", stacklevel=2)
+        warnings.warn(
+            f"This adapter was trained on {base}; the model is {mine}. The shapes fit, the weights may not.",
+            stacklevel=2,
+        )
     return model
 
 
@@ -118,7 +125,7 @@ def read_adapter(folder: str | Path) -> tuple[Adapter, str | None]:
 
 
 def short_names(model: nn.Module, paths: list[str]) -> list[str]:
-    """The shortest names that mean exactly these linear layers to peft: last names, names in a block, or whole paths."""
+    """The shortest names that mean exactly these layers to peft: last names, names in a block, or whole paths."""
     layers = [*linear_layers(model), *paths]
     for shorten in (r"^.*\.", r"^.*\.\d+\."):
         names = list(dict.fromkeys(re.sub(shorten, "", path) for path in paths))
@@ -128,7 +135,7 @@ def short_names(model: nn.Module, paths: list[str]) -> list[str]:
     return paths
 
 
-def _choices(state: dict, metadata: dict[str, str]) -> tuple[str, ...] | None:
+def _choices(state: dict[str, Tensor], metadata: dict[str, str]) -> tuple[str, ...] | None:
     """The head's answers; numbers where the file came from peft, which does not keep their names."""
     if "choices" in metadata:
         return tuple(json.loads(metadata["choices"]))

@@ -17,13 +17,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from peft_lessons.methods.core import LinearMethod, Targets, WrappedLinear
+from peft_lessons.methods.core import Linear, LinearMethod, Targets, WrappedLinear
 
 
 class LoRALinear(WrappedLinear):
     """A linear layer with a low-rank update; see the module for the equation."""
 
-    def __init__(self, base: nn.Module, r: int, alpha: float, dropout: float = 0.0, use_rslora: bool = False):
+    def __init__(self, base: Linear, r: int, alpha: float, dropout: float = 0.0, use_rslora: bool = False):
         super().__init__(base)
         self.scaling = alpha / (math.sqrt(r) if use_rslora else r)
         self.dropout = nn.Dropout(dropout)
@@ -79,7 +79,7 @@ class LoRA(LinearMethod):
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout!r}; it is a probability, at least 0 and below 1.")
 
-    def wrap(self, base: nn.Module) -> LoRALinear:
+    def wrap(self, base: Linear) -> LoRALinear:
         return LoRALinear(base, self.r, self.alpha, self.dropout, self.use_rslora)
 
     def config(self) -> dict[str, object]:
@@ -101,7 +101,7 @@ class LoRA(LinearMethod):
                 raise ValueError(f"This adapter uses {field}={config[field]!r}, which plain LoRA does not have.")
         if config.get("init_lora_weights", True) not in _KEEPS_BASE:
             raise ValueError(
-                f"This adapter was initialised by {config['init_lora_weights']!r}, which changes the base's weights too: "
+                f"This adapter was initialised by {config['init_lora_weights']!r}, which changes the base too: "
                 "convert it to plain LoRA in peft first (path_initial_model_for_weight_conversion)."
             )
         return cls(

@@ -1,0 +1,154 @@
+"""Every figure's style, and the few kinds of figure that lessons share.
+
+Plot functions draw on the `ax` they are given from plain data and return the numbers they drew, so that tests can
+look at them. A method keeps one colour and one marker through the whole course.
+
+Source: the colours are those of Okabe and Ito 2008, chosen to stay apart for colour-blind readers.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from IPython.display import display
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+plt.style.use(Path(__file__).with_name("lessons.mplstyle"))
+
+STYLES: dict[str, tuple[str, str]] = {  # name -> colour, marker
+    "LoRA": ("#0072B2", "o"),
+    "full fine-tuning": ("#D55E00", "s"),
+    "head only": ("#009E73", "^"),
+    "in-context learning": ("#CC79A7", "D"),
+    "zero-shot": ("#56B4E9", "v"),
+    "majority class": ("#777777", "x"),
+    "chance": ("#777777", "x"),
+}
+OTHERS = (("#E69F00", "P"), ("#000000", "*"), ("#56B4E9", "v"), ("#009E73", "^"), ("#CC79A7", "D"))
+
+
+def style_of(name: str, position: int = 0) -> tuple[str, str]:
+    """Colour and marker of a method; a free pair, by position, for a name that is no method."""
+    return STYLES.get(name, OTHERS[position % len(OTHERS)])
+
+
+def show(figure: Figure, alt: str) -> None:
+    """Display a figure with its alternative text, and close it.
+
+    The text travels with the picture (nbconvert writes it into the page) and stands in its place where pictures are
+    not shown.
+
+    Raises:
+        ValueError: the alternative text is empty.
+    """
+    if not alt.strip():
+        raise ValueError("Every figure needs alt text: one sentence that says what it shows.")
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    plt.close(figure)
+    display({"image/png": picture.getvalue(), "text/plain": alt}, metadata={"image/png": {"alt": alt}}, raw=True)
+
+
+def plot_runs(
+    ax: Axes, x: Sequence[float], runs: Mapping[str, Sequence[Sequence[float]]], *, percent: bool = True
+) -> dict[str, np.ndarray]:
+    """Lines of means over seeds, with every seed's point behind them, labelled at their right ends.
+
+    Args:
+        ax: where to draw.
+        x: positions, (n,).
+        runs: label -> one row of n values for each seed.
+        percent: values are shares, drawn in percent.
+
+    Returns:
+        label -> the means drawn, (n,).
+
+    Raises:
+        ValueError: a run has not one value for each position.
+    """
+    drawn = {}
+    for position, (label, rows) in enumerate(runs.items()):
+        values = np.asarray(rows, dtype=float) * (100 if percent else 1)
+        if values.ndim != 2 or values.shape[1] != len(x):
+            raise ValueError(
+                f"{label} has values of shape {values.shape}; one row of {len(x)} for each seed is needed."
+            )
+        colour, marker = style_of(label, position)
+        for row in values:
+            ax.plot(x, row, linestyle="none", marker=marker, color=colour, alpha=0.3, markersize=4)
+        drawn[label] = values.mean(0)
+        ax.plot(x, drawn[label], color=colour, marker=marker)
+    _label_ends(ax, x[-1], {label: means[-1] for label, means in drawn.items()})
+    return drawn
+
+
+def plot_levels(ax: Axes, levels: Mapping[str, float], *, percent: bool = True) -> dict[str, float]:
+    """Dashed horizontal lines for baselines that do not depend on x, labelled at the left.
+
+    Returns:
+        label -> the height drawn.
+    """
+    drawn = {}
+    for position, (label, level) in enumerate(levels.items()):
+        colour, _ = style_of(label, position)
+        drawn[label] = level * (100 if percent else 1)
+        ax.axhline(drawn[label], color=colour, linestyle="--", linewidth=1.3)
+        ax.annotate(
+            label, (0, drawn[label]), (4, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
+            color=colour, fontsize=9,
+        )  # fmt: skip
+    return drawn
+
+
+def plot_bars(ax: Axes, values: Mapping[str, Sequence[float]], *, percent: bool = True) -> dict[str, float]:
+    """Horizontal bars of means over seeds with every seed's point on them, the mean written beside each.
+
+    Args:
+        ax: where to draw.
+        values: label -> one value for each seed.
+        percent: values are shares, drawn in percent.
+
+    Returns:
+        label -> the mean drawn.
+    """
+    drawn = {}
+    for position, (label, seeds) in enumerate(values.items()):
+        points = np.asarray(seeds, dtype=float) * (100 if percent else 1)
+        colour, marker = style_of(label, position)
+        drawn[label] = float(points.mean())
+        ax.barh(label, drawn[label], color=colour, alpha=0.35)
+        ax.plot(points, [label] * len(points), linestyle="none", marker=marker, color=colour, markersize=5)
+        text = f"{drawn[label]:.0f} %" if percent else f"{drawn[label]:,.3g}"
+        ax.annotate(text, (max(points.max(), drawn[label]), label), (8, 0), textcoords="offset points", va="center")
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    return drawn
+
+
+def plot_matrix(ax: Axes, matrix: np.ndarray, title: str, *, limit: float | None = None) -> np.ndarray:
+    """A small matrix as coloured squares, zero in white, its shape under the title.
+
+    Returns:
+        The matrix drawn.
+    """
+    matrix = np.asarray(matrix, dtype=float)
+    limit = float(np.abs(matrix).max()) if limit is None else limit
+    ax.imshow(matrix, vmin=-limit, vmax=limit, aspect="equal")
+    ax.set_title(f"{title}\n{matrix.shape[0]} × {matrix.shape[1]}", fontsize=10)
+    ax.set(xticks=[], yticks=[])
+    ax.grid(visible=False)
+    return matrix
+
+
+def _label_ends(ax: Axes, x: float, ends: Mapping[str, float]) -> None:
+    """Write each line's name at its right end, pushed apart where ends would overlap."""
+    low, high = ax.get_ylim()
+    gap = 0.075 * (high - low)
+    height = -np.inf
+    for label, end in sorted(ends.items(), key=lambda item: item[1]):
+        height = max(end, height + gap)
+        colour, _ = style_of(label, list(ends).index(label))
+        ax.annotate(label, (x, height), (8, 0), textcoords="offset points", va="center", color=colour)
