@@ -1,0 +1,40 @@
+# Windows: run this inside WSL, or take environment.yml with conda (its first line says how).
+PY := .venv/bin/python
+ROOT_FLAG := $(if $(filter 0,$(shell id -u)),--allow-root)
+NOTEBOOKS := $(sort $(shell find notebooks -name '*.ipynb' -not -path '*/release/*' -not -path '*/.*' 2>/dev/null))
+# Two test processes with one thread each: more threads than cores slow each other down.
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+
+.PHONY: help lab test setup browser notebooks lock format bench
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /make \1 \t/p' Makefile
+
+lab: setup ## open the first lesson in JupyterLab
+	$(PY) -m jupyterlab --ip=127.0.0.1 $(ROOT_FLAG) notebooks/00_start_here.ipynb
+
+test: setup browser ## everything that CI runs
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(ONE_THREAD) $(PY) -m pytest -q -n 2 --nbval tests $(NOTEBOOKS)
+
+setup: ## create .venv from the lock; does nothing when it is up to date
+	@sh tools/setup.sh
+
+browser: ## install chromium for the browser test where that is possible
+	@sh tools/browser.sh
+
+notebooks: setup ## run every notebook and write its outputs
+	$(PY) tools/execute_notebooks.py $(NOTEBOOKS)
+
+lock: setup ## resolve requirements.lock anew from pyproject.toml
+	$(PY) -m pip install -q uv
+	$(PY) -m uv pip compile -q --upgrade --universal --python-version 3.11 --fork-strategy fewest --all-extras \
+		--no-annotate --custom-compile-command "make lock" pyproject.toml -o requirements.lock
+
+format: setup ## format code and notebooks, and fix what can be fixed
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+bench: setup ## times and memory on this machine
+	$(PY) tools/bench.py

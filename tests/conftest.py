@@ -1,0 +1,40 @@
+"""What every test gets: no network beyond loopback, no home directory of the user's, one thread a process."""
+
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+OFFLINE = Path(__file__).parent / "offline"
+
+# Set at import, before anything starts a child: kernels, servers and subprocesses inherit all of it.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(OFFLINE), os.environ.get("PYTHONPATH")]))
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["MPLBACKEND"] = "agg"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+MADE_HOME = "PEFT_LESSONS_TEST_HOME" not in os.environ  # by the first process; its workers share it
+if MADE_HOME:
+    os.environ["PEFT_LESSONS_TEST_HOME"] = tempfile.mkdtemp(prefix="peft-lessons-")
+os.environ["HF_HOME"] = os.environ["PEFT_LESSONS_TEST_HOME"]
+
+if not hasattr(sys.modules.get("sitecustomize"), "cut_network"):  # this process started without it
+    sys.path.insert(0, str(OFFLINE))
+    sys.modules.pop("sitecustomize", None)
+    import sitecustomize  # noqa: F401
+
+
+def pytest_unconfigure() -> None:
+    """Remove the home that was made for the tests."""
+    if MADE_HOME:
+        shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The root of the checkout."""
+    return Path(__file__).resolve().parents[1]
