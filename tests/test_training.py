@@ -21,10 +21,10 @@ def test_it_learns_and_evaluate_sees_it(base, choices):
         pytest.skip("an encoder only classifies")
     model, task = base(), models.task(choices)
     attach(model, FullFineTuning())
-    history = fit(model, task, steps=60, lr=1e-2, progress=False)
-    assert len(history.losses) == 60 and history.losses[-1] < 0.2 * history.losses[0]
+    history = fit(model, task, steps=150, lr=1e-2, progress=False)
+    assert len(history.losses) == 150 and history.losses[-1] < 0.2 * history.losses[0]
     assert evaluate(model, task) == 1.0 == evaluate(model, task, batch_size=3)
-    assert history.seconds > 0 and not history.interrupted and "60 steps, lr 0.01" in repr(history)
+    assert history.seconds > 0 and not history.interrupted and "150 steps, lr 0.01" in repr(history)
 
 
 @bases

@@ -51,6 +51,7 @@ def save_adapter(model: nn.Module, folder: str | Path) -> Path:
     }
     if "target_modules" in config:
         config["target_modules"] = short_names(model, list(state.added))
+        config["fan_in_fan_out"] = any(module.transposed for module in state.wrapped().values())
     metadata = {"format": "pt"}
     if classifies and model.choices is not None:
         config["modules_to_save"] = ["classifier"]

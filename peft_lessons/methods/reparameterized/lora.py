@@ -91,7 +91,6 @@ class LoRA(LinearMethod):
             "target_modules": targets,
             "use_rslora": self.use_rslora,
             "bias": "none",
-            "fan_in_fan_out": False,
         }
 
     @classmethod
