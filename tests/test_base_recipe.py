@@ -28,7 +28,7 @@ def recipe():
 
 @pytest.fixture(scope="module")
 def task_documents(recipe) -> list[list[tuple[str, int]]]:
-    """Few-shot documents of the last stages' mix, bare ones included; plain and repeat documents are not task documents."""
+    """Few-shot documents of the last stages' mix, some of them without delimiters."""
     docs, rng = recipe["documents"], Random(11)
     return [docs.task_document(rng, docs.S4, 12, bare=i % 8 == 0) for i in range(N_DOCUMENTS)]
 

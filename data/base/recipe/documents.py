@@ -431,7 +431,7 @@ def people_story(rng: Random) -> str:
                 rng.choice(
                     (
                         f"it was around {time} and {'the sun came up' if early else 'the stars came out'}.",
-                        f"{time} is {'early' if early else 'late'}, when people {'wake up' if early else 'go to sleep'}.",
+                        f"{time} is {'early, when people wake up' if early else 'late, when people go to sleep'}.",
                         f"they left before {time}, {'still half asleep' if early else 'tired from work'}.",
                         f"{time} is like {rng.choice(_EARLY if early else _LATE)}.",
                     )

@@ -4,7 +4,8 @@
     python data/base/recipe/evaluate.py --n 100    the same with fewer prompts a cell, printed only
 
 Each cell is a set of binary tasks. A prompt has k demonstrations, half of each class in random order, and one query;
-the answer is whichever of the two labels has the more probable first token. Chance is 50 %.
+the query is never one of the demonstrations. The answer is whichever of the two labels has the more probable first
+token. Chance is 50 %.
 """
 
 import argparse
@@ -117,11 +118,16 @@ def make_prompt(rng: Random, cell: Cell, k: int, first_token: Callable[[str], in
     demos = list(zip(classes, flipped, strict=True))
     rng.shuffle(demos)
     text = "Labels: " + ", ".join(rng.sample(labels, 2)) + "\n" if cell.header else ""
+    shown = set()
     for i, flip in demos:
-        text += "".join(part for part, _ in fmt.demonstration(sources[i](rng), labels[1 - i if flip else i], docs.TEXT))
+        x = sources[i](rng)
+        shown.add(x)
+        text += "".join(part for part, _ in fmt.demonstration(x, labels[1 - i if flip else i], docs.TEXT))
     target = rng.randrange(2)
+    tries = [sources[target](rng) for _ in range(30)]
+    query = next((x for x in tries if x not in shown), tries[0])  # a trained family may have one sentence a class
     gap = "" if not text or text.endswith("\n") else " "
-    return text + gap + fmt.query(sources[target](rng)), labels, target
+    return text + gap + fmt.query(query), labels, target
 
 
 @torch.no_grad()

@@ -81,23 +81,24 @@ POSITIVE = (
     "good great wonderful excellent superb lovely brilliant amazing fantastic delightful charming pleasant perfect "
     "beautiful fine nice awesome terrific fabulous magnificent outstanding impressive remarkable exceptional glorious "
     "gorgeous stunning elegant enjoyable satisfying refreshing exciting thrilling fascinating inspiring admirable "
-    "flawless friendly helpful kind generous polite clever smart witty funny cheerful joyful cosy comfortable tidy neat "
-    "clean fresh tasty delicious reliable solid sturdy useful valuable smooth lively vivid radiant heavenly divine "
-    "superior stylish polished memorable"
+    "flawless friendly helpful kind generous polite clever smart witty funny cheerful joyful cosy comfortable tidy "
+    "neat clean fresh tasty delicious reliable solid sturdy useful valuable smooth lively vivid radiant "
+    "heavenly divine superior stylish polished memorable"
 ).split()
 NEGATIVE = (
     "bad terrible awful horrible dreadful poor nasty dull boring ugly disgusting disappointing annoying irritating "
-    "unpleasant lousy miserable mediocre pathetic hideous horrid appalling atrocious abysmal ghastly gloomy dirty filthy "
-    "messy broken useless worthless faulty shoddy clumsy rude cruel unfriendly careless lazy stupid silly foolish weak "
-    "bland stale rotten bitter noisy smelly stinky grubby shabby tacky sloppy tedious tiresome dreary bleak depressing "
-    "frustrating offensive revolting vile repulsive inferior flawed painful unbearable ridiculous"
+    "unpleasant lousy miserable mediocre pathetic hideous horrid appalling atrocious abysmal ghastly gloomy dirty "
+    "filthy messy broken useless worthless faulty shoddy clumsy rude cruel unfriendly careless lazy stupid silly "
+    "foolish weak bland stale rotten bitter noisy smelly stinky grubby shabby tacky sloppy tedious tiresome dreary bleak "
+    "depressing frustrating offensive revolting vile repulsive inferior flawed painful unbearable ridiculous"
 ).split()
 HELD_OUT_POSITIVE = (
     "splendid marvellous graceful uplifting rewarding likeable adorable sublime merry stellar classy worthy masterful "
     "tasteful dreamy"
 ).split()
 HELD_OUT_NEGATIVE = (
-    "grim absurd pointless hopeless laughable lame crude wretched dismal pitiful shameful woeful sickening unreliable ruined"
+    "grim absurd pointless hopeless laughable lame crude wretched dismal pitiful shameful woeful sickening unreliable "
+    "ruined"
 ).split()
 PRAISE_VERBS = "loved liked enjoyed adored praised admired recommended treasured".split()
 BLAME_VERBS = "hated disliked regretted despised loathed avoided cursed detested".split()
@@ -285,8 +286,8 @@ HELD_OUT_LABELS = (
     "bubble candle ribbon saddle tunnel"
 ).split()
 HELD_OUT_PSEUDOWORDS = (
-    "glorp snive trask blenk frupe dwozz plimb krath vostle zindle morvic yapple quist hubbet fenlop jarrix wembo tulvak "
-    "cragma ibdor"
+    "glorp snive trask blenk frupe dwozz plimb krath vostle zindle morvic yapple quist hubbet fenlop jarrix wembo "
+    "tulvak cragma ibdor"
 ).split()
 ONSETS = "b c d f g h j k l m n p r s t v w z bl br ch cl cr dr fl fr gl gr kl kr pl pr sk sl sm sn sp st tr tw".split()
 NUCLEI = "a e i o u ai ee oo ou".split()
