@@ -2,10 +2,12 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import datasets
 import torch
 from datasets import Dataset, load_dataset
 from torch import Tensor
@@ -137,7 +139,8 @@ def load_task(
     folder = DATA / "tasks" / name
     if (folder / "task.json").exists():
         card: dict[str, Any] = json.loads((folder / "task.json").read_text())
-        data = load_dataset("json", data_files={split: str(folder / f"{split}.jsonl") for split in SPLITS})
+        with _no_bars():
+            data = {split: Dataset.from_json(str(folder / f"{split}.jsonl")) for split in SPLITS}
         choices = tuple(card["choices"]) if "choices" in card else None
         return Task(name, data["train"], data["validation"], data["test"], choices, card["template"])
     mine = ", ".join(sorted(path.parent.name for path in (DATA / "tasks").glob("*/task.json")))
@@ -167,6 +170,18 @@ def load_task(
         )
     known = tuple(choices or names or ())
     return Task(name, train, validation, test, choices=known or None, template=template)
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Small local files need no progress bar, and a first reading should look like every other."""
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
 
 
 def _tidy(data: Dataset, text: str, answer: str, names: list[str] | None) -> Dataset:

@@ -1,0 +1,127 @@
+"""Print what things cost on this machine: a LoRA step beside Hugging Face peft, each lesson, and the set-up.
+
+`python tools/bench.py` runs all three parts; name one or more of `step`, `lessons`, `setup` to run less.
+"""
+
+import argparse
+import statistics
+import subprocess
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import nbformat
+import torch
+from nbclient import NotebookClient
+from peft import LoraConfig, get_peft_model
+from torch.profiler import ProfilerActivity, profile
+
+from peft_lessons import attach, load_base, load_task
+from peft_lessons.methods import LoRA
+from peft_lessons.training import loss_of
+
+ROOT = Path(__file__).resolve().parent.parent
+GOAL = 0.9  # of peft's time and memory
+
+
+def bench_step(repeats: int = 15) -> None:
+    """Forward, backward and optimizer of one batch of 16, interleaved with peft's; peak bytes from the profiler."""
+    torch.set_num_threads(1)
+    for base, task_name, targets in (("minilm", "sentiment", ["query", "value"]), ("tiny", "records", "all-linear")):
+        task = load_task(task_name)
+        rows = task.train[:16]
+        model, tokenizer = load_base(base, device="cpu")
+        attach(model, LoRA(r=8, alpha=16, target_modules=targets))
+        theirs, _ = load_base(base, device="cpu")
+        if base == "minilm":
+            for encoder in (model, theirs):
+                encoder.set_head(task.choices)
+            batch = task.encode_for_encoder(rows, tokenizer)
+        else:
+            batch = task.encode_for_decoder(rows, tokenizer)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # peft looks for the base's configuration on the Hub
+            config = LoraConfig(r=8, lora_alpha=16, target_modules=targets)
+            wrapped = get_peft_model(theirs, config)
+        if base == "minilm":
+            theirs.classifier.requires_grad_(True)
+        ours = _stepper(model, lambda m=model, t=task, r=rows: loss_of(m, t, r))
+        peft = _stepper(wrapped, lambda m=wrapped, b=batch: m(**b).loss)
+        times: dict[str, list[float]] = {"ours": [], "peft": []}
+        for _ in range(repeats):
+            for name, step in (("ours", ours), ("peft", peft)):
+                begun = time.process_time()
+                loss = step()
+                times[name].append(time.process_time() - begun)
+        print(f"LoRA r=8 on {base}, {task_name}, batch 16, one thread, median of {repeats} (loss {loss:.3f})")
+        seconds = {name: statistics.median(values) for name, values in times.items()}
+        peaks = {"ours": _peak_bytes(ours), "peft": _peak_bytes(peft)}
+        for what, values, unit, scale in (
+            ("CPU time", seconds, "ms", 1e3),
+            ("peak above the model", peaks, "MB", 1e-6),
+        ):
+            ratio = values["ours"] / values["peft"]
+            verdict = "reached" if ratio <= GOAL else "missed"
+            mine, other = values["ours"] * scale, values["peft"] * scale
+            print(
+                f"  {what:<21} {mine:7.1f} {unit}   peft {other:7.1f} {unit}   ratio {ratio:.2f} (goal {GOAL} {verdict})"
+            )
+
+
+def _stepper(model: torch.nn.Module, loss_of_batch: Callable[[], torch.Tensor]) -> Callable[[], float]:
+    """One training step, optimizer states warmed up."""
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+
+    def step() -> float:
+        loss = loss_of_batch()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    step()
+    return step
+
+
+def _peak_bytes(step: Callable[[], float]) -> int:
+    """The largest sum of what one step holds at a time, from the allocator's events."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        step()
+    events = [event for event in found.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+def bench_lessons() -> None:
+    """Run every lesson from top to bottom, as `make notebooks` does."""
+    print(f"lessons, seconds from an empty kernel ({torch.get_num_threads()} threads)")
+    for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
+        begun = time.perf_counter()
+        notebook = nbformat.read(path, as_version=4)
+        NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(path.parent)}}).execute()
+        print(f"  {path.stem:<28} {time.perf_counter() - begun:6.0f}")
+
+
+def bench_setup() -> None:
+    """Make a fresh copy of the tracked files, and its environment, twice."""
+    with tempfile.TemporaryDirectory() as scratch:
+        clone = Path(scratch) / "course"
+        subprocess.run(["git", "clone", "--quiet", "--depth", "1", f"file://{ROOT}", str(clone)], check=True)
+        for what in ("fresh environment", "second call"):
+            begun = time.perf_counter()
+            subprocess.run(["sh", "tools/setup.sh"], cwd=clone, check=True, stdout=subprocess.DEVNULL)
+            print(f"set-up, {what:<18} {time.perf_counter() - begun:7.1f} s")
+
+
+PARTS = {"step": bench_step, "lessons": bench_lessons, "setup": bench_setup}
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=list(PARTS))
+    for part in parser.parse_args().parts:
+        PARTS[part]()

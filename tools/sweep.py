@@ -1,0 +1,190 @@
+"""Tune and measure methods fairly: `python tools/sweep.py STUDY` writes `data/measured/STUDY.json`.
+
+Each method's learning rate is chosen on the validation split over two seeds; then the method is run with three seeds
+at that rate and measured on the test split. Runs that the file has already are not run again, so a broken-off sweep
+goes on where it stopped. Delete the file to measure anew.
+"""
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import transformers
+from tqdm import tqdm
+
+from peft_lessons import attach, detach, evaluate, fit, load_base, load_task, majority, zero_shot
+from peft_lessons.bases import DATA
+from peft_lessons.measured import Measured
+from peft_lessons.methods import FullFineTuning, Head, LoRA, Method
+
+TUNING_SEEDS, TEST_SEEDS = (0, 1), (0, 1, 2)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One method on one task: what is tuned and then tested."""
+
+    label: str
+    base: str
+    task: str
+    method: Method
+    rates: tuple[float, ...]
+    steps: int
+    random_init: bool = False
+    fixed_rate_of: str | None = None  # take another arm's learning rate instead of tuning
+
+
+def minilm() -> list[Arm]:
+    """MiniLM on both encoder tasks: head, LoRA and full fine-tuning, and the same from random weights."""
+    arms = []
+    for task in ("sentiment", "outcome"):
+        common = {"base": "minilm", "task": task, "steps": 150}
+        arms += [
+            Arm("head only", method=Head(), rates=(3e-3, 1e-2, 3e-2), **common),
+            Arm("LoRA", method=LoRA(r=8, alpha=16), rates=(5e-4, 1e-3, 2e-3, 4e-3), **common),
+            Arm("full fine-tuning", method=FullFineTuning(), rates=(5e-5, 1e-4, 2e-4, 4e-4), **common),
+            Arm("LoRA, random weights", method=LoRA(r=8, alpha=16), rates=(2e-3,), random_init=True, **common),
+            Arm("full, random weights", method=FullFineTuning(), rates=(2e-4,), random_init=True, **common),
+        ]
+    return arms
+
+
+def decoder() -> list[Arm]:
+    """The shipped decoder on its two tasks: one that it knows nearly already, and one that is new to it."""
+    arms = []
+    for task, steps in (("records", 120), ("verdict", 80)):
+        common = {"base": "tiny", "task": task, "steps": steps}
+        lora = LoRA(r=8, alpha=16, target_modules="all-linear")
+        arms += [
+            Arm("head only", method=Head(), rates=(3e-3, 1e-2), **common),
+            Arm("LoRA", method=lora, rates=(3e-3, 1e-2, 2e-2), **common),
+            Arm("full fine-tuning", method=FullFineTuning(), rates=(1e-3, 3e-3, 6e-3), **common),
+            Arm("LoRA, random weights", method=lora, rates=(1e-2,), random_init=True, **common),
+            Arm("full, random weights", method=FullFineTuning(), rates=(3e-3,), random_init=True, **common),
+        ]
+    return arms
+
+
+def lora_rank() -> list[Arm]:
+    """LoRA's rank on `records`: each rank at its own learning rate, and at one rate under three ways to scale."""
+    common = {"base": "tiny", "task": "records", "steps": 120}
+    arms = []
+    for r in (1, 2, 4, 8, 16, 32):
+        lora = LoRA(r=r, alpha=16, target_modules="all-linear")
+        arms.append(Arm(f"r={r}", method=lora, rates=(3e-3, 6e-3, 1.2e-2, 2.4e-2), **common))
+        fixed = {"rates": (), "fixed_rate_of": "r=8", **common}
+        arms.append(Arm(f"r={r}, alpha=16", method=lora, **fixed))
+        arms.append(Arm(f"r={r}, alpha=2r", method=replace(lora, alpha=2 * r), **fixed))
+        stabilised = replace(lora, alpha=16 / 8**0.5, use_rslora=True)  # the same scaling at r = 8
+        arms.append(Arm(f"r={r}, 1/sqrt(r)", method=stabilised, **fixed))
+    return arms
+
+
+STUDIES = {study.__name__: study for study in (minilm, decoder, lora_rank)}
+
+
+class Sweep:
+    """The runs of a study, kept in its file after each."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.file = DATA / "measured" / f"{name}.json"
+        self.runs = json.loads(self.file.read_text())["runs"] if self.file.exists() else []
+        self.bases: dict = {}
+
+    def run(self, arm: Arm, lr: float, seed: int, split: str) -> None:
+        """Train once and measure once, unless the file has it."""
+        key = {"label": arm.label, "base": arm.base, "task": arm.task, "lr": lr, "seed": seed, "split": split}
+        if any(all(run[field] == value for field, value in key.items()) for run in self.runs):
+            return
+        if (arm.base, arm.random_init) not in self.bases:
+            self.bases[arm.base, arm.random_init] = load_base(arm.base, random_init=arm.random_init)[0]
+        model, task = self.bases[arm.base, arm.random_init], load_task(arm.task)
+        attach(model, arm.method, seed=seed)
+        history = fit(model, task, arm.steps, lr=lr, seed=seed, progress=False)
+        accuracy = evaluate(model, task, split)
+        detach(model)
+        details = {"method": repr(arm.method), "steps": arm.steps, "accuracy": accuracy}
+        self.runs.append(key | details | {"seconds": round(history.seconds, 1)})
+        self.save()
+
+    def tune_and_test(self, arms: list[Arm]) -> Iterator[str]:
+        """Every run that the study needs, tuning before testing; yields each arm's label when it is done."""
+        for arm in arms:
+            for lr in arm.rates:
+                for seed in TUNING_SEEDS if len(arm.rates) > 1 else ():
+                    self.run(arm, lr, seed, "validation")
+            yield arm.label
+        for arm in arms:
+            for seed in TEST_SEEDS:
+                self.run(arm, self.rate(arm), seed, "test")
+            yield arm.label
+
+    def rate(self, arm: Arm) -> float:
+        """The learning rate for the test runs."""
+        if len(arm.rates) == 1:
+            return arm.rates[0]
+        label = arm.fixed_rate_of or arm.label
+        return Measured(self.name, {}, self.runs).best_lr(label=label, base=arm.base, task=arm.task)
+
+    def save(self) -> None:
+        """Write the runs with what made them."""
+        about = {
+            "command": f"python tools/sweep.py {self.name}",
+            "hardware": f"{_processor()}, {torch.get_num_threads()} thread, no GPU",
+            "versions": {"python": platform.python_version(), "torch": torch.__version__.split("+")[0]}
+            | {"transformers": transformers.__version__},
+            "tuning_seeds": TUNING_SEEDS,
+            "test_seeds": TEST_SEEDS,
+        }
+        self.file.parent.mkdir(exist_ok=True)
+        lines = ",\n".join("  " + json.dumps(run) for run in self.runs)
+        self.file.write_text(f'{{"about": {json.dumps(about)},\n"runs": [\n{lines}\n]}}\n')
+
+
+def baselines(arms: list[Arm]) -> list[dict]:
+    """Majority class and zero-shot, which have nothing to tune."""
+    rows = []
+    for base, name in dict.fromkeys((arm.base, arm.task) for arm in arms):
+        task, model = load_task(name), load_base(base)[0]
+        found = {"majority class": majority(task), "zero-shot": zero_shot(model, task)}
+        rows += [
+            {"label": label, "base": base, "task": name, "lr": None, "seed": 0, "split": "test", "accuracy": accuracy}
+            for label, accuracy in found.items()
+        ]
+    return rows
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("--threads", type=int, default=1, help="torch threads; the result is exact for one")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    arms, sweep, begun = STUDIES[arguments.study](), Sweep(arguments.study), time.perf_counter()
+    done = {(run["label"], run["task"]) for run in sweep.runs}
+    sweep.runs += [row for row in baselines(arms) if (row["label"], row["task"]) not in done]
+    bar = tqdm(sweep.tune_and_test(arms), total=2 * len(arms))
+    for label in bar:
+        bar.set_description(label)
+    for arm in arms:
+        found = Measured(sweep.name, {}, sweep.runs).test_accuracy(label=arm.label, base=arm.base, task=arm.task)
+        print(f"{arm.task:<10} {arm.label:<22} lr {sweep.rate(arm):<8g}", *(f"{100 * a:5.1f}" for a in found))
+    print(f"{time.perf_counter() - begun:.0f} s; {sweep.file.relative_to(DATA.parent)}")
+
+
+if __name__ == "__main__":
+    main()
