@@ -89,8 +89,8 @@ NEGATIVE = (
     "bad terrible awful horrible dreadful poor nasty dull boring ugly disgusting disappointing annoying irritating "
     "unpleasant lousy miserable mediocre pathetic hideous horrid appalling atrocious abysmal ghastly gloomy dirty "
     "filthy messy broken useless worthless faulty shoddy clumsy rude cruel unfriendly careless lazy stupid silly "
-    "foolish weak bland stale rotten bitter noisy smelly stinky grubby shabby tacky sloppy tedious tiresome dreary bleak "
-    "depressing frustrating offensive revolting vile repulsive inferior flawed painful unbearable ridiculous"
+    "foolish weak bland stale rotten bitter noisy smelly stinky grubby shabby tacky sloppy tedious tiresome dreary "
+    "bleak depressing frustrating offensive revolting vile repulsive inferior flawed painful unbearable ridiculous"
 ).split()
 HELD_OUT_POSITIVE = (
     "splendid marvellous graceful uplifting rewarding likeable adorable sublime merry stellar classy worthy masterful "
