@@ -75,7 +75,7 @@ def compared(notebook: Notebook) -> list[str]:
     for position, (name, cell) in enumerate(cells):
         if not ignored[position]:
             continue
-        if not re.match(r"#\s*not compared:\s*\S", text(cell["source"]).lstrip()):
+        if not re.match(r"#[ \t]*not compared:[ \t]*\S", text(cell["source"]).lstrip()):
             found.append(f"{name} is not compared and does not begin with '# not compared: <reason>'")
         if position + 1 == len(cells) or ignored[position + 1]:
             found.append(f"{name} is not compared, and no compared cell follows it to hold its finding")

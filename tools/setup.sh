@@ -66,7 +66,7 @@ rm -f $venv/installed
 if [ ! -f $venv/installed ]; then
     if grep -qiE 'no space left|disk quota' $log; then
         fail "The disk filled up while installing (about $need GB are needed): free some space and run the command again."
-    elif grep -qiE 'NewConnectionError|failed to establish|name resolution|getaddrinfo|network is unreachable|connection (refused|reset|broken|aborted)|timed out|ProxyError|RemoteDisconnected' $log; then
+    elif grep -qiE 'NewConnectionError|failed to establish|name resolution|getaddrinfo|network is unreachable|connection (refused|reset|broken|aborted)|timed out|ProxyError|RemoteDisconnected|found for flit_core' $log; then
         fail "The package index could not be reached: the first installation needs a network, so check the connection and run the command again."
     elif grep -q 'No matching distribution found for torch' $log; then
         fail "PyTorch has no build for this machine: it needs 64-bit Linux, Windows, or macOS 14 on Apple silicon."
