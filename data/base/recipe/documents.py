@@ -67,31 +67,42 @@ HELD_OUT_FORMATS = {
 }
 HELD_OUT_MARKS = ("<", "=>", "///", "Statement", "Verdict")
 MARKS = ": = | -> ~ ^ * + & % @ # ! ? ; :: == >> -- ** ++ :- |> || ) ] } ~> +> @@ ## %% .. !!".split()
-OPENERS = ": | ~ ^ * + & % @ # ! ? ; ( [ { -- ** ++ >> || ~~ @@ ##".split()
+OPENING_MARKS = ": | ~ ^ * + & % @ # ! ? ; ( [ { -- ** ++ >> || ~~ @@ ##".split()
+PUNCTUATION = "!#$%&*+-:;=?@^|~.,>"  # random marks are made of these; neither "<" nor "/" is among them
+BRACKETS = [("(", ")"), ("[", "]"), ("{", "}"), ("|", "|"), ("*", "*"), ("~", "~"), ("(", ") ."), ("[", "] :")]
 HEADINGS = "Review Text Input Sentence Item Case Note Query Entry Line Example Word Phrase Record Comment".split()
 ANSWER_HEADINGS = "Label Answer Output Class Group Result Type Reply Kind Value Mark Tag Rating Choice Name".split()
 
 
+def random_mark(rng: Random) -> str:
+    """A delimiter: a usual mark, a string of random punctuation, a word, or a made-up word."""
+    kind = rng.random()
+    if kind < 0.4:
+        return rng.choice(MARKS)
+    if kind < 0.7:
+        mark = "".join(rng.choice(PUNCTUATION) for _ in range(rng.randint(1, 3)))
+        return mark if "=>" not in mark else "="
+    return rng.choice(w.TASK_WORDS) if kind < 0.9 else w.pseudoword(rng)
+
+
 def random_format(rng: Random) -> Format:
     """A format put together from loose parts; the held-out formats' marks are not among the parts."""
-    middle = rng.random()
-    if middle < 0.5:
-        marks = [rng.choice(MARKS) for _ in range(rng.choice((1, 1, 2)))]
-        middle = " " + " ".join(marks)
-    elif middle < 0.75:
-        middle = "\n" + rng.choice(ANSWER_HEADINGS) + rng.choice((":", " :", " =", " ->"))
-    elif middle < 0.9:
-        middle = " " + rng.choice(w.TASK_WORDS) + rng.choice(("", "", " :"))
+    if rng.random() < 0.6:
+        middle = " " + " ".join(random_mark(rng) for _ in range(rng.choice((1, 1, 2))))
     else:
-        middle = "\n" + rng.choice(MARKS)
-    before = rng.random()
+        heading = rng.choice(ANSWER_HEADINGS) if rng.random() < 0.6 else random_mark(rng)
+        middle = "\n" + heading + rng.choice(("", ":", " :", " =", " ->"))
+    before, close = rng.random(), ""
     if before < 0.4:
-        before = ""
-    elif before < 0.7:
-        before = rng.choice(HEADINGS) + rng.choice((": ", " : ", " = ", " "))
+        opening = ""
+    elif before < 0.65:
+        opening = rng.choice(HEADINGS) + rng.choice((": ", " : ", " = ", " "))
+    elif before < 0.85:
+        opening = random_mark(rng) + " "
     else:
-        before = rng.choice(OPENERS) + " "
-    return Format(before, middle, rng.choice(("\n", "\n", "\n", "\n\n", " ;", " .", " |")))
+        opening, close = rng.choice(BRACKETS)
+        opening, close = opening + " ", " " + close
+    return Format(opening, close + middle, rng.choice(("\n", "\n", "\n", "\n\n", " ;", " .", " |")))
 
 
 # ---------------------------------------------------------------- what a stage draws from
@@ -519,4 +530,14 @@ def document(rng: Random, mix: Mix, max_demos: int) -> Segments:
 S1 = Mix(plain=0.40, tasks=0.60, slots=0.20, category=0.35, lone_words=0.5)
 S2 = replace(S1, plain=0.15, repeat=0.25, bare=0.45, tasks=0.15)
 S3 = Mix(plain=0.22, repeat=0.05, bare=0.13, tasks=0.60, n_labels=len(LABEL_ORDER), pseudo=0.15, n_formats=16)
-S4 = replace(S3, plain=0.20, repeat=0.03, bare=0.05, tasks=0.72, pseudo=0.2, random_formats=0.4, n_formats=len(FORMATS))
+S4 = replace(
+    S3,
+    plain=0.20,
+    repeat=0.03,
+    bare=0.05,
+    tasks=0.72,
+    pseudo=0.2,
+    random_formats=0.5,
+    slots=0.35,
+    n_formats=len(FORMATS),
+)

@@ -112,9 +112,9 @@ def make_prompt(rng: Random, cell: Cell, k: int, first_token: Callable[[str], in
         rng.shuffle(labels)
     fmt = cell.fmt(rng)
     classes = ([0, 1] * math.ceil(k / 2))[:k] if rng.random() < 0.5 else ([1, 0] * math.ceil(k / 2))[:k]
-    flipped = [i < round(cell.wrong * k) for i in range(k)]
-    if cell.wrong == 0.5:  # half of each class, and with one demonstration a coin
-        flipped = [(i // 2) % 2 == 0 for i in range(k)] if k > 1 else [rng.random() < 0.5] * k
+    n_wrong = math.floor(cell.wrong * k + rng.random())  # with one demonstration and one half, a coin
+    wrong = set(rng.sample(range(k), min(k, n_wrong)))
+    flipped = [i in wrong for i in range(k)]
     demos = list(zip(classes, flipped, strict=True))
     rng.shuffle(demos)
     text = "Labels: " + ", ".join(rng.sample(labels, 2)) + "\n" if cell.header else ""

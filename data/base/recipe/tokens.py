@@ -47,7 +47,7 @@ def build_tokenizer(seed: int = 0, n_documents: int = 4000) -> Tokenizer:
     texts += ["".join(text for text, _ in docs.plain_document(rng)) for _ in range(n_documents)]
     words_only = docs.S3.__class__(plain=0, tasks=1, n_labels=len(docs.LABEL_ORDER), n_formats=len(docs.FORMATS))
     texts += ["".join(text for text, _ in docs.document(rng, words_only, 8)) for _ in range(n_documents)]
-    texts.append(" " + " ".join(docs.HEADINGS + docs.ANSWER_HEADINGS + docs.MARKS + docs.OPENERS))
+    texts.append(" " + " ".join(docs.HEADINGS + docs.ANSWER_HEADINGS + docs.MARKS + docs.OPENING_MARKS))
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
