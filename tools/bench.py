@@ -66,7 +66,7 @@ def bench_step(repeats: int = 15) -> None:
             verdict = "reached" if ratio <= GOAL else "missed"
             mine, other = values["ours"] * scale, values["peft"] * scale
             print(
-                f"  {what:<21} {mine:7.1f} {unit}   peft {other:7.1f} {unit}   ratio {ratio:.2f} (goal {GOAL} {verdict})"
+                f"  {what:<21} {mine:6.1f} {unit}, peft {other:6.1f} {unit}: {ratio:.2f} of peft (goal {GOAL} {verdict})"
             )
 
 

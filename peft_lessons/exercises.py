@@ -1,0 +1,33 @@
+"""What the lessons' question cells call: a guess beside the answer, and an instant check of a learner's answer."""
+
+from collections.abc import Callable
+
+NOT_ATTEMPTED = "not attempted yet"
+
+
+def show_guess(guess: object, answer: object, unit: str = "") -> None:
+    """Print a guess and the answer side by side; an untouched guess (None) is no mistake."""
+    mine = "no guess yet" if guess is None else f"{guess} {unit}".strip()
+    print(f"your guess: {mine}   the answer: {answer} {unit}".rstrip())
+
+
+def check_answer(answer: object, is_right: Callable[[object], bool], hint: str) -> None:
+    """Check a learner's answer at once: not attempted, right, or not yet with a hint that does not give it away.
+
+    Args:
+        answer: None while the exercise is untouched.
+        is_right: told the answer, says whether it is right; an exception counts as not right, and is shown.
+        hint: one sentence on what to look at.
+    """
+    if answer is None:
+        print(NOT_ATTEMPTED)
+        return
+    try:
+        right = bool(is_right(answer))
+    except NotImplementedError:
+        print(NOT_ATTEMPTED)
+        return
+    except Exception as error:  # the learner's own code may raise anything, and should see what
+        print(f"not yet: {type(error).__name__}: {error}")
+        return
+    print("right" if right else f"not yet: {hint}")

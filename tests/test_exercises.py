@@ -1,0 +1,34 @@
+"""The question cells: untouched, wrong, broken and right answers each print one line."""
+
+import pytest
+
+from peft_lessons.exercises import check_answer, show_guess
+
+
+def unsolved():
+    raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_right", "line"),
+    [
+        (None, lambda n: n == 3, "not attempted yet"),
+        (unsolved, lambda f: f() == 3, "not attempted yet"),
+        (2, lambda n: n == 3, "not yet: count again"),
+        ("three", lambda n: n + 1 == 4, "not yet: TypeError: can only concatenate str"),
+        (3, lambda n: n == 3, "right"),
+    ],
+)
+def test_check_answer(answer, is_right, line, capsys):
+    check_answer(answer, is_right, "count again")
+    printed = capsys.readouterr().out
+    assert printed.startswith(line) and printed.count("\n") == 1
+
+
+def test_guesses(capsys):
+    show_guess(None, 5, "percent")
+    show_guess(7, 5, "percent")
+    assert capsys.readouterr().out.splitlines() == [
+        "your guess: no guess yet   the answer: 5 percent",
+        "your guess: 7 percent   the answer: 5 percent",
+    ]

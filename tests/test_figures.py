@@ -1,0 +1,68 @@
+"""Figures draw the numbers they are given, and never go out without alternative text."""
+
+import matplotlib
+import numpy as np
+import pytest
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt  # noqa: E402
+
+from peft_lessons import figures  # noqa: E402
+
+
+@pytest.fixture
+def ax():
+    fig, ax = plt.subplots()
+    yield ax
+    plt.close(fig)
+
+
+def test_runs_are_drawn_as_means_with_every_seed_behind(ax):
+    drawn = figures.plot_runs(ax, [1, 2, 4], {"LoRA": [[0.1, 0.2, 0.3], [0.3, 0.4, 0.5]]})
+    assert np.allclose(drawn["LoRA"], [20, 30, 40])
+    heights = [line.get_ydata().tolist() for line in ax.lines]
+    assert np.allclose(heights, [[10, 20, 30], [30, 40, 50], [20, 30, 40]])
+    assert [text.get_text() for text in ax.texts] == ["LoRA"]
+
+
+def test_runs_of_the_wrong_length_are_refused(ax):
+    with pytest.raises(ValueError, match=r"one row of 2 for each seed"):
+        figures.plot_runs(ax, [1, 2], {"LoRA": [[0.1, 0.2, 0.3]]})
+
+
+def test_labels_at_the_ends_do_not_overlap(ax):
+    figures.plot_runs(ax, [0, 1], {"a": [[0, 0.50]], "b": [[1, 0.501]], "c": [[0.2, 0.502]]})
+    heights = sorted(text.xy[1] for text in ax.texts)
+    assert min(np.diff(heights)) > 5
+
+
+def test_levels_and_bars_are_at_their_heights(ax):
+    assert figures.plot_levels(ax, {"chance": 0.5}) == {"chance": 50}
+    assert set(ax.lines[0].get_ydata()) == {50}
+    drawn = figures.plot_bars(ax, {"head only": [0.5, 0.7], "LoRA": [0.9]})
+    assert drawn == pytest.approx({"head only": 60, "LoRA": 90})
+    assert [bar.get_width() for bar in ax.patches] == pytest.approx([60, 90])
+
+
+def test_a_matrix_is_drawn_as_it_is_with_zero_in_the_middle(ax):
+    matrix = np.array([[1.0, -3.0], [0.0, 2.0]])
+    assert (figures.plot_matrix(ax, matrix, "M") == matrix).all()
+    assert ax.images[0].get_clim() == (-3, 3) and (ax.images[0].get_array() == matrix).all()
+
+
+def test_no_two_methods_look_alike():
+    pairs = [style for name, style in figures.STYLES.items() if name != "chance"]
+    assert len({colour for colour, _ in pairs}) == len(pairs) == len({marker for _, marker in pairs})
+
+
+def test_a_figure_needs_alt_text_and_carries_it(ax, monkeypatch):
+    shown = []
+    monkeypatch.setattr(figures, "display", lambda data, metadata, raw: shown.append((data, metadata, raw)))
+    with pytest.raises(ValueError, match="Every figure needs alt text"):
+        figures.show(ax.figure, alt=" ")
+    figures.show(ax.figure, alt="A line.")
+    (data, metadata, raw), *rest = shown
+    assert raw and not rest and data["text/plain"] == "A line." == metadata["image/png"]["alt"]
+    assert data["image/png"].startswith(b"\x89PNG")
+    assert not plt.fignum_exists(ax.figure.number)
