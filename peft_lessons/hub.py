@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-import httpx
+import httpx2  # huggingface_hub's own client: its network errors are no OSError
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -10,6 +10,7 @@ from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
+    RemoteEntryNotFoundError,
     RepositoryNotFoundError,
 )
 
@@ -41,7 +42,10 @@ def fetch(repo_id: str) -> Path:
             f'There is no model "{repo_id}": not a folder here, and {constants.ENDPOINT} does not know it. '
             'Known by name: "minilm", "tiny".'
         ) from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, httpx.HTTPError, OSError):
+    except RemoteEntryNotFoundError as error:
+        gone = str(error.response.url).rpartition("/")[2] if error.response is not None else "a file"
+        raise FileNotFoundError(f"{repo_id} lists {gone}, and {constants.ENDPOINT} does not have it.") from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, httpx2.HTTPError, OSError):
         return _cached(repo_id, patterns)
     files = [file.filename for file in plan]
     if "config.json" not in files:
@@ -58,7 +62,7 @@ def fetch(repo_id: str) -> Path:
             print(f"  {_size(file.file_size or 0):>9}  {file.filename}")
     try:
         return Path(snapshot_download(repo_id, allow_patterns=patterns, ignore_patterns=["*/*"]))
-    except (EntryNotFoundError, HfHubHTTPError, httpx.HTTPError, OSError) as error:
+    except (EntryNotFoundError, HfHubHTTPError, httpx2.HTTPError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConnectionError(
             f"The download of {repo_id} broke off ({reason}). Call again: finished files are kept."
