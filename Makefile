@@ -10,13 +10,13 @@ help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1 \t/p' Makefile
 
 lab: setup ## open the first lesson in JupyterLab
-	$(PY) -m jupyterlab --ip=127.0.0.1 $(ROOT_FLAG) notebooks/00_start_here.ipynb
+	$(PY) -m jupyterlab --ip=127.0.0.1 $(ROOT_FLAG) --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
 test: setup browser ## everything that CI runs
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
-	$(ONE_THREAD) $(PY) -m pytest -q -n 2 --nbval tests $(NOTEBOOKS)
+	$(ONE_THREAD) $(PY) -m pytest -q -n 2 --nbval $(NOTEBOOKS) tests
 
 setup: ## create .venv from the lock; does nothing when it is up to date
 	@sh tools/setup.sh

@@ -62,7 +62,7 @@ echo "Installing into $venv from requirements.lock (about 2 GB on disk, once; a 
 rm -f $venv/installed
 {
     $venv/bin/python -m pip install --disable-pip-version-check $index -r requirements.txt 2>&1 && : >$venv/installed
-} | tee $log | awk '/^ *Downloading .* MB\)/ { print; fflush() }'
+} | tee $log | awk '/^ *Downloading .* MB\)/ { sub(/^ */, ""); print; fflush() }'
 if [ ! -f $venv/installed ]; then
     if grep -qiE 'no space left|disk quota' $log; then
         fail "The disk filled up while installing (about $need GB are needed): free some space and run the command again."
