@@ -1,4 +1,8 @@
-"""Pretrained models to fine-tune: two that come with the course, and any other by Hub id or local folder."""
+"""Pretrained models to fine-tune: two that come with the course, and any other by Hub id or local folder.
+
+Source: MiniLM is sentence-transformers/all-MiniLM-L6-v2 (Wang et al. 2020; Reimers and Gurevych 2019); the decoder's
+is its card, `data/base/README.md`; everything is loaded by transformers 5.
+"""
 
 import hashlib
 import importlib.util

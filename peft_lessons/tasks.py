@@ -1,4 +1,7 @@
-"""Tasks: text in, answer out, in three fixed splits: the course's own, from `data/tasks`, or any Hub dataset."""
+"""Tasks: text in, answer out, in three fixed splits: the course's own, from `data/tasks`, or any Hub dataset.
+
+Source: each task's card, `data/tasks/NAME/README.md`; Hub datasets are read by Hugging Face datasets 5.
+"""
 
 import json
 from collections import Counter

@@ -43,14 +43,13 @@ class Arm:
 def minilm() -> list[Arm]:
     """MiniLM on both encoder tasks: head, LoRA and full fine-tuning, and the same from random weights."""
     arms = []
-    for task in ("sentiment", "outcome"):
-        common = {"base": "minilm", "task": task, "steps": 150}
+    for task, steps, lora_rates in (("sentiment", 100, (2e-4, 5e-4, 1e-3)), ("outcome", 150, (1e-3, 2e-3, 4e-3))):
+        common = {"base": "minilm", "task": task, "steps": steps}
         arms += [
             Arm("head only", method=Head(), rates=(3e-3, 1e-2, 3e-2), **common),
-            Arm("LoRA", method=LoRA(r=8, alpha=16), rates=(5e-4, 1e-3, 2e-3, 4e-3), **common),
+            Arm("LoRA", method=LoRA(r=8, alpha=16), rates=lora_rates, **common),
             Arm("full fine-tuning", method=FullFineTuning(), rates=(5e-5, 1e-4, 2e-4), **common),
-            Arm("LoRA, random weights", method=LoRA(r=8, alpha=16), rates=(2e-3,), random_init=True, **common),
-            Arm("full, random weights", method=FullFineTuning(), rates=(2e-4,), random_init=True, **common),
+            Arm("full, random weights", method=FullFineTuning(), rates=(1e-4,), random_init=True, **common),
         ]
     return arms
 
@@ -58,7 +57,7 @@ def minilm() -> list[Arm]:
 def decoder() -> list[Arm]:
     """The shipped decoder: a task that is new to it, and two that it nearly knows."""
     arms = []
-    for task, steps in (("records", 120), ("verdict", 80), ("reviews", 80)):
+    for task, steps in (("records", 100), ("verdict", 60), ("reviews", 60)):
         common = {"base": "tiny", "task": task, "steps": steps}
         lora = LoRA(r=8, alpha=16, target_modules="all-linear")
         arms += [
@@ -73,11 +72,11 @@ def decoder() -> list[Arm]:
 
 def lora_rank() -> list[Arm]:
     """LoRA's rank on `records`: each rank at its own learning rate, and at one rate under three ways to scale."""
-    common = {"base": "tiny", "task": "records", "steps": 120}
+    common = {"base": "tiny", "task": "records", "steps": 60}
     arms = []
     for r in (1, 2, 4, 8, 16, 32):
         lora = LoRA(r=r, alpha=16, target_modules="all-linear")
-        arms.append(Arm(f"r={r}", method=lora, rates=(3e-3, 6e-3, 1.2e-2, 2.4e-2), **common))
+        arms.append(Arm(f"r={r}", method=lora, rates=(5e-3, 1e-2, 2e-2), **common))
         fixed = {"rates": (), "fixed_rate_of": "r=8", **common}
         arms.append(Arm(f"r={r}, alpha=16", method=lora, **fixed))
         arms.append(Arm(f"r={r}, alpha=2r", method=replace(lora, alpha=2 * r), **fixed))

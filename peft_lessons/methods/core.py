@@ -2,6 +2,9 @@
 
 A method says what is its own (which modules it puts in place, which weights it trains); finding targets,
 freezing, attaching, detaching, merging and refusing are here.
+
+Source: the verbs and the in-place wrapping follow Hugging Face peft 0.21 (`inject_adapter_in_model`, `merge_adapter`,
+`unload`); merging W + ΔW is Hu et al. 2021, section 4.1.
 """
 
 import re
