@@ -27,7 +27,10 @@ BASE = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Cell:
-    """A set of binary tasks: how inputs, labels and format are drawn, and which demonstrations carry a wrong label."""
+    """A set of binary tasks: how inputs, labels and format are drawn, and how many demonstrations carry a wrong label.
+
+    `sources` gives one source of inputs for each class, then, if queries come from elsewhere, one more for each.
+    """
 
     sources: Callable[[Random], list[Source]]
     labels: Callable[[Random], list[str]] = lambda rng: rng.sample(w.HELD_OUT_LABELS, 2)
@@ -42,6 +45,14 @@ def sentiment(domains: dict, adjectives: tuple[list[str], list[str]] = (w.POSITI
         return [lambda r, p=p: w.review(r, nouns, p, adjectives, verbs) for p in (True, False)]
 
     return draw
+
+
+def unrepeated_adjectives(rng: Random) -> list[Source]:
+    """Held-out adjectives, of which ten a side are for the demonstrations and five for the query."""
+    nouns = rng.choice(list(w.DOMAINS.values()))
+    split = [rng.sample(side, len(side)) for side in HELD]
+    shown, kept = tuple(side[5:] for side in split), tuple(side[:5] for side in split)
+    return [lambda r, p=p, a=a: w.review(r, nouns, p, a, 0) for a in (shown, kept) for p in (True, False)]
 
 
 def category(categories: dict) -> Callable[[Random], list[Source]]:
@@ -84,6 +95,7 @@ CELLS = {
     "pseudo-word labels, named in a header": Cell(NEW_DOMAIN, PSEUDO, header=True),
     "held-out categories": Cell(category(w.HELD_OUT_CATEGORIES)),
     "held-out adjectives": Cell(sentiment(w.DOMAINS, HELD, verbs=0)),
+    "held-out adjectives, the query's not shown": Cell(unrepeated_adjectives),
     "held-out adjectives, held-out domain": Cell(sentiment(w.HELD_OUT_DOMAINS, HELD, verbs=0)),
     **{
         f"held-out format {name}": Cell(sentiment(w.DOMAINS), fmt=lambda rng, f=f: f)
@@ -124,7 +136,7 @@ def make_prompt(rng: Random, cell: Cell, k: int, first_token: Callable[[str], in
         shown.add(x)
         text += "".join(part for part, _ in fmt.demonstration(x, labels[1 - i if flip else i], docs.TEXT))
     target = rng.randrange(2)
-    tries = [sources[target](rng) for _ in range(30)]
+    tries = [sources[target - 2](rng) for _ in range(30)]
     query = next((x for x in tries if x not in shown), tries[0])  # a trained family may have one sentence a class
     gap = "" if not text or text.endswith("\n") else " "
     return text + gap + fmt.query(query), labels, target
