@@ -36,5 +36,5 @@ format: setup ## format code and notebooks, and fix what can be fixed
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
 
-bench: setup ## times and memory on this machine
-	$(PY) tools/bench.py
+bench: setup ## times and memory on this machine, kept in data/measured/bench.txt
+	$(PY) tools/bench.py | tee data/measured/bench.txt

@@ -1,11 +1,14 @@
 """Trainable, changed and rank, against the formulas and the papers' own counts."""
 
+import re
+
 import models
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, RobertaConfig, RobertaModel
 
 from peft_lessons import attach, count_parameters, fit, load_base, merge
+from peft_lessons.bases import DATA
 from peft_lessons.methods import FullFineTuning, Head, LoRA
 
 
@@ -67,3 +70,10 @@ def test_published_counts_on_meta_tensors(build, targets, r, expected):
     with torch.device("meta"):
         model = build()
     assert count_parameters(attach(model, LoRA(r=r, target_modules=targets))).trainable == expected
+
+
+def test_the_readmes_minutes_are_those_of_the_bench():
+    root = DATA.parent
+    measured = dict(re.findall(r"^  (\d\d)_\w+ +(\d+)$", (root / "data/measured/bench.txt").read_text(), re.MULTILINE))
+    stated = dict(re.findall(r"^\| (\d\d) \|.*\| ([\d.]+) \|$", (root / "README.md").read_text(), re.MULTILINE))
+    assert stated and stated == {lesson: f"{int(seconds) / 60:.1f}" for lesson, seconds in measured.items()}

@@ -4,6 +4,7 @@
 """
 
 import argparse
+import platform
 import statistics
 import subprocess
 import tempfile
@@ -16,6 +17,7 @@ import nbformat
 import torch
 from nbclient import NotebookClient
 from peft import LoraConfig, get_peft_model
+from sweep import processor
 from torch.profiler import ProfilerActivity, profile
 
 from peft_lessons import attach, load_base, load_task
@@ -63,11 +65,9 @@ def bench_step(repeats: int = 15) -> None:
             ("peak above the model", peaks, "MB", 1e-6),
         ):
             ratio = values["ours"] / values["peft"]
-            verdict = "reached" if ratio <= GOAL else "missed"
+            verdict = f"goal {GOAL} {'reached' if ratio <= GOAL else 'missed'}"
             mine, other = values["ours"] * scale, values["peft"] * scale
-            print(
-                f"  {what:<21} {mine:6.1f} {unit}, peft {other:6.1f} {unit}: {ratio:.2f} of peft (goal {GOAL} {verdict})"
-            )
+            print(f"  {what:<21} {mine:6.1f} {unit}, peft {other:6.1f} {unit}: {ratio:.2f} of peft, {verdict}")
 
 
 def _stepper(model: torch.nn.Module, loss_of_batch: Callable[[], torch.Tensor]) -> Callable[[], float]:
@@ -123,5 +123,6 @@ PARTS = {"step": bench_step, "lessons": bench_lessons, "setup": bench_setup}
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=list(PARTS))
+    print(f"{processor()}; Python {platform.python_version()}, torch {torch.__version__.split('+')[0]}")
     for part in parser.parse_args().parts:
         PARTS[part]()

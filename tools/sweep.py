@@ -141,7 +141,7 @@ class Sweep:
         """Write the runs with what made them."""
         about = {
             "command": f"python tools/sweep.py {self.name}",
-            "hardware": f"{_processor()}, {torch.get_num_threads()} thread, no GPU",
+            "hardware": f"{processor()}, {torch.get_num_threads()} thread, no GPU",
             "versions": {"python": platform.python_version(), "torch": torch.__version__.split("+")[0]}
             | {"transformers": transformers.__version__},
             "tuning_seeds": TUNING_SEEDS,
@@ -182,7 +182,8 @@ def write_controls(study: Measured, arms: list[Arm]) -> None:
         card.write_text(f"{before}<!-- controls -->\n{table}\n<!-- /controls -->{after}", encoding="utf-8")
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The CPU by name, and its cores."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
