@@ -6,6 +6,7 @@ goes on where it stopped. Delete the file to measure anew.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -146,6 +147,7 @@ class Sweep:
             | {"transformers": transformers.__version__},
             "tuning_seeds": TUNING_SEEDS,
             "test_seeds": TEST_SEEDS,
+            "decoder_sha256": hashlib.sha256((DATA / "base" / "model.safetensors").read_bytes()).hexdigest(),
         }
         self.file.parent.mkdir(exist_ok=True)
         lines = ",\n".join("  " + json.dumps(run) for run in self.runs)
