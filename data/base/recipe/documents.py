@@ -130,6 +130,12 @@ class Mix:
     header: float = 0.35
     random_formats: float = 0.0
     n_formats: int = 8
+    slot_kinds: tuple[float, float, float] = (
+        0.25,
+        0.45,
+        0.60,
+    )  # up to here: two poles, a topic, a category; else groups
+    max_group: int = 6  # values in an arbitrary group
     lone_words: float = 0.3  # of the sentiment and slot documents: the word alone, not a sentence
 
 
@@ -194,19 +200,20 @@ def sources_for_slots(rng: Random, mix: Mix, n: int) -> list:
     slot = rng.choice(list(w.SLOTS))
     groups: list[tuple[str, list[str]]]
     kind = rng.random()
-    if kind < 0.25 and n == 2:  # the two poles of an adjective axis
+    poles, topic, category = mix.slot_kinds
+    if kind < poles and n == 2:  # the two poles of an adjective axis
         slot = rng.choice(list(w.AXES))
         groups = [(slot, list(pole)) for pole in w.AXES[slot]]
         rng.shuffle(groups)
-    elif kind < 0.45:  # which slot is mentioned at all: a topic
+    elif kind < topic:  # which slot is mentioned at all: a topic
         groups = [(s, w.SLOTS[s][0]) for s in rng.sample(list(w.SLOTS), n)]
-    elif kind < 0.6:  # the same clause, a noun of one category or another
+    elif kind < category:  # the same clause, a noun of one category or another
         names = rng.sample([c for c in w.CATEGORIES if c not in w.VERB_CATEGORIES], n)
         frame = rng.choice(("we saw the {}", "i remember {}", "they like the {}", "there was a {}", "it was about {}"))
         groups = [(frame, w.CATEGORIES[c]) for c in names]
     else:  # arbitrary groups of the slot's values
         values = rng.sample(w.SLOTS[slot][0], len(w.SLOTS[slot][0]))
-        size = rng.randint(1, min(6, len(values) // n))
+        size = rng.randint(1, min(mix.max_group, len(values) // n))
         groups = [(slot, values[i * size : (i + 1) * size]) for i in range(n)]
     used = {slot for slot, _ in groups}
     others = rng.sample([s for s in w.SLOTS if s not in used], rng.choice((1, 2, 3, 6)))
@@ -541,3 +548,5 @@ S4 = replace(
     slots=0.35,
     n_formats=len(FORMATS),
 )
+# at the end, weight moves from what is saturated to what is weak
+S5 = replace(S4, plain=0.15, tasks=0.77, sentiment=0.15, slots=0.45, slot_kinds=(0.35, 0.55, 0.80), max_group=3)

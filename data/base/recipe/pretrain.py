@@ -7,7 +7,7 @@ S1  plain text and ordinary tasks with few labels, until the text loss flattens;
 S2  plus word lists said twice and tasks without any delimiter, until the model repeats (induction) and looks up;
 S3  plus sentences, every word as a label and made-up labels, until labels never seen before work;
 S4  longer documents in random formats, at a constant learning rate;
-S5  the same, the learning rate falling to zero.
+S5  the same with more of what is still weak, the learning rate falling to zero.
 
 Training on everything at once from the start never left the plateau of word frequencies: the order decides.
 Matrices are trained by Muon, embeddings and gains by AdamW. A batch is a function of (seed, stage, step), so a run that
@@ -77,7 +77,7 @@ def stages(s4_tokens: float, s5_tokens: float) -> list[Stage]:
         Stage("S2", docs.S2, 128, int(0.6e6), int(3.0e6), repeats_and_looks_up),
         Stage("S3", docs.S3, 192, int(2.0e6), int(5.0e6), new_labels_work),
         Stage("S4", docs.S4, 320, int(s4_tokens), int(s4_tokens)),
-        Stage("S5", docs.S4, 320, int(s5_tokens), int(s5_tokens), decay=True),
+        Stage("S5", docs.S5, 320, int(s5_tokens), int(s5_tokens), decay=True),
     ]
 
 
@@ -312,7 +312,7 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=3)
     parser.add_argument("--lr", type=float, default=4e-3)
     parser.add_argument("--batch-tokens", type=int, default=4096)
-    parser.add_argument("--s4-tokens", type=float, default=20e6)
+    parser.add_argument("--s4-tokens", type=float, default=6.9e6)
     parser.add_argument("--s5-tokens", type=float, default=8e6)
     parser.add_argument("--start", type=Path, help="checkpoint to branch from, when FOLDER has none")
     parser.add_argument("--export", type=Path, help="write the model of FOLDER here and stop")
