@@ -1,7 +1,7 @@
 """Tune and measure methods fairly: `python tools/sweep.py STUDY` writes `data/measured/STUDY.json`.
 
 Each method's learning rate is chosen on the validation split over two seeds; then the method is run with three seeds
-at that rate and measured on the test split. Runs that the file has already are not run again, so a broken-off sweep
+at that rate and measured on the test split. Controls from random weights are run with one. Runs that the file has already are not run again, so a broken-off sweep
 goes on where it stopped. Delete the file to measure anew.
 """
 
@@ -127,7 +127,7 @@ class Sweep:
                     self.run(arm, lr, seed, "validation")
             yield arm.label
         for arm in arms:
-            for seed in TEST_SEEDS:
+            for seed in TEST_SEEDS[:1] if arm.random_init else TEST_SEEDS:
                 self.run(arm, self.rate(arm), seed, "test")
             yield arm.label
 
