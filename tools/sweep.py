@@ -1,8 +1,8 @@
 """Tune and measure methods fairly: `python tools/sweep.py STUDY` writes `data/measured/STUDY.json`.
 
 Each method's learning rate is chosen on the validation split over two seeds; then the method is run with three seeds
-at that rate and measured on the test split. Controls from random weights are run with one. Runs that the file has already are not run again, so a broken-off sweep
-goes on where it stopped. Delete the file to measure anew.
+at that rate and measured on the test split. Controls from random weights are run with one seed. Runs that the file has
+already are not run again, so a broken-off sweep goes on where it stopped. Delete the file to measure anew.
 """
 
 import argparse
@@ -83,7 +83,9 @@ def lora_rank() -> list[Arm]:
     for r in (1, 2, 4, 8, 16, 32):
         lora = LoRA(r=r, alpha=16, target_modules="all-linear")
         arms.append(Arm(f"r={r}", method=lora, rates=(5e-3, 1e-2, 2e-2), **common))
-        fixed = {"rates": (), "fixed_rate_of": "r=8", **common}
+    fixed = {"rates": (), "fixed_rate_of": "r=8", **common}
+    for r in (2, 8, 32):
+        lora = LoRA(r=r, alpha=16, target_modules="all-linear")
         arms.append(Arm(f"r={r}, alpha=16", method=lora, **fixed))
         arms.append(Arm(f"r={r}, alpha=2r", method=replace(lora, alpha=2 * r), **fixed))
         stabilised = replace(lora, alpha=16 / 8**0.5, use_rslora=True)  # the same scaling at r = 8
