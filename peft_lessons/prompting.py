@@ -1,13 +1,91 @@
-"""Prompts for a decoder: demonstrations in front of a question, and the scores of the answers it could give."""
+"""Prompts for a decoder: demonstrations in front of a question, and the scores of the answers it could give.
 
+Source: few-shot prompts and answers ranked by probability as in Brown et al. 2020, "Language Models are Few-Shot
+Learners".
+"""
+
+import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from random import Random
 
 import torch
+from datasets import Dataset
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from peft_lessons.tasks import IGNORED, pad_left, token_ids
+from peft_lessons.tasks import IGNORED, Task, pad_left, token_ids
+
+Examples = list[tuple[str, str]]  # (text, label)
+
+
+def draw_examples(task: Task, n: int, *, seed: int, split: str = "train") -> Examples:
+    """n different examples of a split, as many of each answer as n allows, in random order.
+
+    Where n is no multiple of the number of answers, chance decides which answers come once more.
+
+    Raises:
+        ValueError: the task has no choices, or the split holds too few examples of one.
+    """
+    if task.choices is None:
+        raise ValueError(f'"{task.name}" is a generation task; examples are drawn by answer, and it has no choices.')
+    rng, rows = Random(seed), task.split(split)
+    by_answer: dict[str, Examples] = {choice: [] for choice in task.choices}
+    for text, answer in zip(rows["text"], rows["answer"], strict=True):
+        by_answer[answer].append((text, answer))
+    wanted = rng.sample(task.choices, len(task.choices)) * math.ceil(n / len(task.choices))
+    drawn: Examples = []
+    for choice in task.choices:
+        count = wanted[:n].count(choice)
+        if count > len(by_answer[choice]):
+            raise ValueError(
+                f'The {split} split of "{task.name}" has {len(by_answer[choice])} examples of "{choice}", '
+                f"and {count} were asked for."
+            )
+        drawn += rng.sample(by_answer[choice], count)
+    return rng.sample(drawn, n)
+
+
+def mislabel(examples: Examples, choices: Sequence[str], share: float, *, seed: int) -> Examples:
+    """The same examples in the same order, a share of them, drawn at random, under another of the labels.
+
+    Args:
+        examples: (text, label) pairs.
+        choices: the labels there are.
+        share: how many get a wrong label, between 0 and 1, rounded to whole examples.
+        seed: for which ones, and which wrong label where there are several.
+
+    Raises:
+        ValueError: the share is not between 0 and 1.
+
+    Source: the experiment of Min et al. 2022, "Rethinking the Role of Demonstrations".
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share is {share!r}; it is a part of the examples, between 0 and 1.")
+    rng = Random(seed)
+    wrong = set(rng.sample(range(len(examples)), round(share * len(examples))))
+    return [
+        (text, rng.choice([choice for choice in choices if choice != label]) if i in wrong else label)
+        for i, (text, label) in enumerate(examples)
+    ]
+
+
+def rename_labels(task: Task, labels: Sequence[str]) -> Task:
+    """The same task with its answers called by other words, given in the order of `task.choices`.
+
+    Raises:
+        ValueError: not one different word for each choice.
+    """
+    if task.choices is None or len(set(labels)) != len(labels) or len(labels) != len(task.choices):
+        raise ValueError(f'"{task.name}" has the answers {task.choices}; give one different word for each.')
+    names = dict(zip(task.choices, labels, strict=True))
+
+    def renamed(rows: Dataset) -> Dataset:
+        return Dataset.from_dict({"text": rows["text"][:], "answer": [names[answer] for answer in rows["answer"]]})
+
+    parts = {split: renamed(task.split(split)) for split in ("train", "validation", "test")}
+    return replace(task, choices=tuple(labels), **parts)
 
 
 def few_shot_prompt(
