@@ -1,6 +1,9 @@
 """One lock for pip and conda, for every system and every Python that the course supports."""
 
 import re
+import socket
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -122,3 +125,20 @@ def test_ci_runs_make_test_and_nothing_else(root: Path) -> None:
     ci = lines(root / ".ci" / "run")
     assert ci == ["set -eu", 'cd "$(dirname "$0")/.."', "export CI=true", "exec make test"]
     assert (root / ".ci" / "run").stat().st_mode & 0o111
+
+
+@pytest.mark.parametrize("child", [False, True])
+def test_the_network_is_cut(child: bool) -> None:
+    ask = "import socket\ntry:\n    socket.create_connection(({!r}, 9), 5)\nexcept OSError as error:\n    print(error)"
+    for host, answer in {
+        "127.0.0.1": "refused",
+        "192.0.2.1": "tests run offline",
+        "example.org": "tests run offline",
+    }.items():
+        if child:
+            said = subprocess.run([sys.executable, "-c", ask.format(host)], capture_output=True, text=True).stdout
+        else:
+            with pytest.raises(OSError) as caught:
+                socket.create_connection((host, 9), 5)
+            said = str(caught.value)
+        assert answer in said

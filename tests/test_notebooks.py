@@ -14,6 +14,8 @@ from types import ModuleType
 from typing import Any
 
 import check_notebooks as rules
+import execute_notebooks
+import nbformat
 import pytest
 
 LESSONS = rules.lessons()
@@ -171,6 +173,25 @@ def test_every_rule_is_seen_to_fail() -> None:
 def test_only_docstrings_and_annotations_may_differ(lesson: str, same: bool) -> None:
     package = "@dataclass(frozen=True)\nclass A:\n    r: int = 8\n    x: int\n"
     assert (rules.definitions(lesson) == rules.definitions(package)) is same
+
+
+def test_make_notebooks_takes_out_what_belongs_to_one_run() -> None:
+    def shown(text: str) -> dict[str, Any]:
+        data = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": text}
+        return {"output_type": "display_data", "data": data, "metadata": {}}
+
+    made = code("fit()", shown("LoRA:   0%|          | 0/30 [00:00<?, ?it/s]"), shown("IntSlider(value=0)"))
+    made["metadata"] = {"execution": {"iopub.execute_input": "2020"}, "collapsed": False, "tags": ["core:x"]}
+    bad = notebook(made, widgets={"state": {}}, language_info={"name": "python", "version": "3.11.7"})
+    assert len(rules.clean_metadata(bad)) == 4
+    good = execute_notebooks.clean(nbformat.from_dict(bad))
+    assert rules.clean_metadata(good) == []
+    cell = good["cells"][0]
+    assert [output["data"] for output in cell["outputs"]] == [
+        {"text/plain": "[progress bar]"},
+        {"text/plain": "IntSlider(value=0)"},
+    ]
+    assert cell["metadata"] == {"tags": ["core:x"]} and cell["execution_count"] == 1
 
 
 # ---- the package's public docstrings ----
