@@ -9,6 +9,9 @@ import json
 import re
 from pathlib import Path
 
+import documents as docs
+import world as w
+
 BASE = Path(__file__).resolve().parents[1]
 GROUPS = {
     "Held out from every task document": ("new labels", "pseudo-word", "held-out categories", "held-out adjectives"),
@@ -62,6 +65,22 @@ def training_tables(training: dict) -> str:
     return table(["", ""], facts) + "\n\n" + stages
 
 
+def world_table() -> str:
+    """How much of each thing task documents use, and how much is held out from them."""
+    adjectives = f"{len(w.POSITIVE)} + {len(w.NEGATIVE)}"
+    held_adjectives = f"{len(w.HELD_OUT_POSITIVE)} + {len(w.HELD_OUT_NEGATIVE)}"
+    rows = [
+        ["label words", f"{len(w.TASK_WORDS)}, and made-up words", f"{len(w.HELD_OUT_LABELS)}"],
+        ["made-up label words", "any other", len(w.HELD_OUT_PSEUDOWORDS)],
+        ["word categories", len(w.CATEGORIES), f"{len(w.HELD_OUT_CATEGORIES)}: {', '.join(w.HELD_OUT_CATEGORIES)}"],
+        ["adjectives of praise + blame", adjectives, held_adjectives],
+        ["review domains", len(w.DOMAINS), f"{len(w.HELD_OUT_DOMAINS)}: {', '.join(w.HELD_OUT_DOMAINS)}"],
+        ["sentence slots", len(w.SLOTS), f"{len(w.HELD_OUT_FAMILIES)}: {', '.join(w.HELD_OUT_FAMILIES)}"],
+        ["prompt formats", f"{len(docs.FORMATS)}, and random ones", f"{len(docs.HELD_OUT_FORMATS)}"],
+    ]
+    return "### What task documents use\n\n" + table(["", "used", "held out"], rows)
+
+
 def write_card(base: Path = BASE) -> None:
     """Replace the tables in `base`/README.md."""
     evaluation = json.loads((base / "evaluation.json").read_text())
@@ -71,7 +90,15 @@ def write_card(base: Path = BASE) -> None:
         f"{50 / evaluation['prompts_per_cell'] ** 0.5:.1f} points; evaluation seed {evaluation['seed']}, "
         f"weights read as {evaluation['dtype']}."
     )
-    tables = f"### Training\n\n{training_tables(training)}\n\n### Evaluation\n\n{note}\n\n{accuracy_tables(evaluation)}"
+    parts = [
+        world_table(),
+        "### Training",
+        training_tables(training),
+        "### Evaluation",
+        note,
+        accuracy_tables(evaluation),
+    ]
+    tables = "\n\n".join(parts)
     runs = base / "runs.json"
     if runs.exists():
         tables += "\n\n" + runs_table(json.loads(runs.read_text()))

@@ -136,6 +136,7 @@ class Mix:
         0.60,
     )  # up to here: two poles, a topic, a category; else groups
     max_group: int = 6  # values in an arbitrary group
+    any_words: float = 0.0  # of the arbitrary groups: words of the whole lexicon, not of the slot
     lone_words: float = 0.3  # of the sentiment and slot documents: the word alone, not a sentence
 
 
@@ -212,7 +213,8 @@ def sources_for_slots(rng: Random, mix: Mix, n: int) -> list:
         frame = rng.choice(("we saw the {}", "i remember {}", "they like the {}", "there was a {}", "it was about {}"))
         groups = [(frame, w.CATEGORIES[c]) for c in names]
     else:  # arbitrary groups of the slot's values
-        values = rng.sample(w.SLOTS[slot][0], len(w.SLOTS[slot][0]))
+        pool = w.TASK_WORDS if mix.any_words and rng.random() < mix.any_words else w.SLOTS[slot][0]
+        values = rng.sample(pool, min(len(pool), 24))
         size = rng.randint(1, min(mix.max_group, len(values) // n))
         groups = [(slot, values[i * size : (i + 1) * size]) for i in range(n)]
     used = {slot for slot, _ in groups}
@@ -550,3 +552,5 @@ S4 = replace(
 )
 # at the end, weight moves from what is saturated to what is weak
 S5 = replace(S4, plain=0.15, tasks=0.77, sentiment=0.15, slots=0.45, slot_kinds=(0.35, 0.55, 0.80), max_group=3)
+# a second, shorter decay: sentences in which any word may be the one that the labels depend on
+S6 = replace(S5, sentiment=0.12, category=0.20, slots=0.55, slot_kinds=(0.2, 0.4, 0.55), max_group=6, any_words=0.6)

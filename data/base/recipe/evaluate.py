@@ -195,6 +195,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, default=BASE, help="folder of the model to evaluate")
     parser.add_argument("--n", type=int, default=None, help="prompts a cell; without it 500, and the files are written")
+    parser.add_argument("--run", help="evaluate at 16 shots only and add it under this name to the card's runs.json")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
@@ -202,10 +203,15 @@ def main() -> None:
     model = AutoModelForCausalLM.from_pretrained(args.base, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(args.base)
     encode = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]  # noqa: E731
-    table = evaluate(model, encode, tokenizer.bos_token_id, args.n or 500, seed=args.seed)
+    n, shots = args.n or 500, (16,) if args.run else SHOTS
+    table = evaluate(model, encode, tokenizer.bos_token_id, n, shots=shots, seed=args.seed)
     print_table(table)
-    if args.n is None:
-        result = {"prompts_per_cell": 500, "seed": args.seed, "shots": list(SHOTS), "dtype": "float32", "cells": table}
+    result = {"prompts_per_cell": n, "seed": args.seed, "shots": list(shots), "dtype": "float32", "cells": table}
+    if args.run:
+        path = BASE / "runs.json"
+        runs = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps(runs | {args.run: result}, indent=1) + "\n")
+    elif args.n is None:
         (args.base / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n")
         from card import write_card
 

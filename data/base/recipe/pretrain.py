@@ -1,4 +1,4 @@
-"""Pretrain the shipped base from scratch, in five stages, on a corpus made as it goes.
+"""Pretrain the shipped base from scratch, in six stages, on a corpus made as it goes.
 
     python data/base/recipe/pretrain.py --work FOLDER --seed 0        train, or go on where FOLDER left off
     python data/base/recipe/pretrain.py --work FOLDER --export OUT    write the finished model as a folder
@@ -7,7 +7,8 @@ S1  plain text and ordinary tasks with few labels, until the text loss flattens;
 S2  plus word lists said twice and tasks without any delimiter, until the model repeats (induction) and looks up;
 S3  plus sentences, every word as a label and made-up labels, until labels never seen before work;
 S4  longer documents in random formats, at a constant learning rate;
-S5  the same with more of what is still weak, the learning rate falling to zero.
+S5  the same with more of what is still weak, the learning rate falling to zero;
+S6  a second, shorter decay on sentences in which any word may decide the label.
 
 Training on everything at once from the start never left the plateau of word frequencies: the order decides.
 Matrices are trained by Muon, embeddings and gains by AdamW. A batch is a function of (seed, stage, step), so a run that
@@ -46,6 +47,7 @@ class Stage:
     max_tokens: int
     gate: Callable | None = None
     decay: bool = False
+    peak: float = 1.0  # the learning rate it starts from, as a share of --lr
 
 
 def text_loss_is_flat(run: "Run") -> tuple[bool, dict]:
@@ -71,13 +73,14 @@ def new_labels_work(run: "Run") -> tuple[bool, dict]:
     return new >= 85, {"new_labels_8": new}
 
 
-def stages(s4_tokens: float, s5_tokens: float) -> list[Stage]:
+def stages(s4_tokens: float, s5_tokens: float, s6_tokens: float) -> list[Stage]:
     return [
         Stage("S1", docs.S1, 128, int(1.6e6), int(3.0e6), text_loss_is_flat),
         Stage("S2", docs.S2, 128, int(0.6e6), int(3.0e6), repeats_and_looks_up),
         Stage("S3", docs.S3, 192, int(2.0e6), int(5.0e6), new_labels_work),
         Stage("S4", docs.S4, 320, int(s4_tokens), int(s4_tokens)),
         Stage("S5", docs.S5, 320, int(s5_tokens), int(s5_tokens), decay=True),
+        Stage("S6", docs.S6, 320, int(s6_tokens), int(s6_tokens), decay=True, peak=0.5),
     ]
 
 
@@ -129,7 +132,7 @@ class Run:
             torch.optim.Muon([p for n, p in named if is_matrix[n]], lr=args.lr, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW([p for n, p in named if not is_matrix[n]], args.lr, betas=(0.9, 0.98), weight_decay=0.0),
         ]
-        self.stages = stages(args.s4_tokens, args.s5_tokens)
+        self.stages = stages(args.s4_tokens, args.s5_tokens, args.s6_tokens)
         self.i_stage, self.step, self.stage_tokens = 0, 0, 0
         self.tokens, self.cpu_seconds = 0, 0.0
         self.history: list[dict] = []
@@ -164,7 +167,7 @@ class Run:
     def learning_rate(self) -> float:
         warmup = min(1.0, (self.step + 1) / 40) if self.i_stage == 0 else 1.0
         decay = 1.0 - self.stage_tokens / self.stage.max_tokens if self.stage.decay else 1.0
-        return self.args.lr * warmup * max(decay, 0.01)
+        return self.args.lr * self.stage.peak * warmup * max(decay, 0.01)
 
     def train_step(self) -> dict:
         for optimizer in self.optimizers:
@@ -314,6 +317,7 @@ def main() -> None:
     parser.add_argument("--batch-tokens", type=int, default=4096)
     parser.add_argument("--s4-tokens", type=float, default=6.9e6)
     parser.add_argument("--s5-tokens", type=float, default=8e6)
+    parser.add_argument("--s6-tokens", type=float, default=4e6)
     parser.add_argument("--start", type=Path, help="checkpoint to branch from, when FOLDER has none")
     parser.add_argument("--export", type=Path, help="write the model of FOLDER here and stop")
     args = parser.parse_args()
