@@ -85,24 +85,6 @@ def plot_runs(
     return drawn
 
 
-def plot_levels(ax: Axes, levels: Mapping[str, float], *, percent: bool = True) -> dict[str, float]:
-    """Dashed horizontal lines for baselines that do not depend on x, labelled at the left.
-
-    Returns:
-        label -> the height drawn.
-    """
-    drawn = {}
-    for position, (label, level) in enumerate(levels.items()):
-        colour, _ = style_of(label, position)
-        drawn[label] = level * (100 if percent else 1)
-        ax.axhline(drawn[label], color=colour, linestyle="--", linewidth=1.3)
-        ax.annotate(
-            label, (0, drawn[label]), (4, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
-            color=colour, fontsize=9,
-        )  # fmt: skip
-    return drawn
-
-
 def plot_bars(ax: Axes, values: Mapping[str, Sequence[float]], *, percent: bool = True) -> dict[str, float]:
     """Horizontal bars of means over seeds with every seed's point on them, the mean written beside each.
 

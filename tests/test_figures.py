@@ -37,9 +37,7 @@ def test_labels_at_the_ends_do_not_overlap(ax):
     assert min(np.diff(heights)) > 5
 
 
-def test_levels_and_bars_are_at_their_heights(ax):
-    assert figures.plot_levels(ax, {"chance": 0.5}) == {"chance": 50}
-    assert set(ax.lines[0].get_ydata()) == {50}
+def test_bars_are_as_long_as_their_means(ax):
     drawn = figures.plot_bars(ax, {"head only": [0.5, 0.7], "LoRA": [0.9]})
     assert drawn == pytest.approx({"head only": 60, "LoRA": 90})
     assert [bar.get_width() for bar in ax.patches] == pytest.approx([60, 90])
