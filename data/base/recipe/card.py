@@ -88,7 +88,7 @@ def write_card(base: Path = BASE) -> None:
     note = (
         f"{evaluation['prompts_per_cell']} prompts a number, so its standard deviation is at most "
         f"{50 / evaluation['prompts_per_cell'] ** 0.5:.1f} points; evaluation seed {evaluation['seed']}, "
-        f"weights read as {evaluation['dtype']}."
+        f"computed in {evaluation['arithmetic']}."
     )
     parts = [
         world_table(),

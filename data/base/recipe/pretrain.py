@@ -27,7 +27,7 @@ import documents as docs
 import torch
 import torch.nn.functional as F
 import world as w
-from evaluate import CELLS, Cell, accuracy, category
+from evaluate import CELLS, Cell, accuracy, category, has_bf16
 from tokens import Encoder, build_tokenizer, save_tokenizer
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
@@ -108,12 +108,6 @@ GATE_CELLS = {
     ),
     **CELLS,
 }
-
-
-def has_bf16() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices natively; without it float32 is faster."""
-    check = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return bool(check and check())
 
 
 class Run:
