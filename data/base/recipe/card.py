@@ -101,7 +101,7 @@ def write_card(base: Path = BASE) -> None:
     tables = "\n\n".join(parts)
     runs = base / "runs.json"
     if runs.exists():
-        tables += "\n\n" + runs_table(json.loads(runs.read_text()))
+        tables += "\n\n" + runs_table(json.loads(runs.read_text()) | {"shipped": evaluation})
     card = base / "README.md"
     text, n = re.subn(
         r"(<!-- tables -->\n).*(\n<!-- /tables -->)",
@@ -114,12 +114,11 @@ def write_card(base: Path = BASE) -> None:
 
 
 def runs_table(runs: dict) -> str:
-    """Accuracy at 16 shots for each run that was tried."""
-    names = list(runs)
-    cells = list(runs[names[0]]["cells"])
-    rows = [[cell, *(runs[name]["cells"][cell]["accuracy"]["16"] for name in names)] for cell in cells]
-    n = runs[names[0]]["prompts_per_cell"]
-    return f"### Runs tried\n\nAccuracy at 16 shots, {n} prompts a number.\n\n" + table(["", *names], rows)
+    """Accuracy at 16 shots for each run that was measured."""
+    cells = list(runs["shipped"]["cells"])
+    rows = [[cell, *(run["cells"][cell]["accuracy"]["16"] for run in runs.values())] for cell in cells]
+    header = [f"{name}, {run['prompts_per_cell']} prompts" for name, run in runs.items()]
+    return "### Runs measured\n\nAccuracy in percent at 16 shots.\n\n" + table(["", *header], rows)
 
 
 if __name__ == "__main__":
