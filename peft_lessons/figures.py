@@ -26,6 +26,7 @@ STYLES: dict[str, tuple[str, str]] = {  # name -> colour, marker
     "zero-shot": ("#56B4E9", "v"),
     "majority class": ("#777777", "x"),
     "chance": ("#777777", "x"),
+    "full, random weights": ("#000000", "*"),
 }
 OTHERS = (("#E69F00", "P"), ("#000000", "*"), ("#56B4E9", "v"), ("#009E73", "^"), ("#CC79A7", "D"))
 
@@ -122,6 +123,7 @@ def plot_matrix(ax: Axes, matrix: np.ndarray, title: str, *, limit: float | None
     ax.set_title(f"{title}\n{matrix.shape[0]} × {matrix.shape[1]}", fontsize=10)
     ax.set(xticks=[], yticks=[])
     ax.grid(visible=False)
+    ax.spines[:].set_visible(False)
     return matrix
 
 
