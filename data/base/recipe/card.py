@@ -104,7 +104,7 @@ def write_card(base: Path = BASE) -> None:
         tables += "\n\n" + runs_table(json.loads(runs.read_text()) | {"shipped": evaluation})
     card = base / "README.md"
     text, n = re.subn(
-        r"(<!-- tables -->\n).*(\n<!-- /tables -->)",
+        r"(<!-- tables -->\n).*(<!-- /tables -->)",
         lambda match: match[1] + "\n" + tables + "\n" + match[2],
         card.read_text(),
         flags=re.DOTALL,
