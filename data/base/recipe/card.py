@@ -24,7 +24,8 @@ GROUPS = {
 
 def table(header: list[str], rows: list[list]) -> str:
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+    text = "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+    return text.replace("<", "&lt;")
 
 
 def accuracy_tables(evaluation: dict) -> str:
