@@ -33,7 +33,7 @@ FLAGS = (
 MINUTES = 8  # far more than a lesson may take: it ends the wait for a page that hangs
 
 pytestmark = [
-    pytest.mark.timeout(60 * MINUTES + 120),
+    pytest.mark.timeout(60 * MINUTES + 240),
     pytest.mark.skipif(
         CHROMIUM is None and not os.environ.get("CI"), reason="no chromium here: `make browser` may install it"
     ),
@@ -45,11 +45,16 @@ CELLS = """() => jupyterapp.shell.currentWidget.content.model.sharedModel.cells
     .map(cell => ({source: cell.source, metadata: cell.metadata, count: cell.execution_count,
                    outputs: cell.getOutputs()}))"""
 READY = """async () => {
-    await jupyterapp.restored;
     const panel = jupyterapp.shell.currentWidget;
-    await panel.context.ready;
-    await panel.sessionContext.ready;
-    await jupyterapp.commands.execute('notebook:clear-all-cell-outputs');
+    let step = 'the application';
+    const steps = async () => {
+        await jupyterapp.restored; step = 'the notebook';
+        await panel.context.ready; step = 'the kernel';
+        await panel.sessionContext.ready; step = 'clearing the outputs';
+        await jupyterapp.commands.execute('notebook:clear-all-cell-outputs'); step = '';
+    };
+    await Promise.race([steps(), new Promise(done => setTimeout(done, 120000))]);
+    return step;
 }"""
 # Every cell has been run to its end, or one has failed and the rest never will be.
 ENDED = """() => {
@@ -140,10 +145,18 @@ def run_all(page: Any, url: str, name: str) -> list[dict[str, Any]]:
     """Open a notebook, run all its cells, and give back what the page holds when the last has ended."""
     page.goto(f"{url}/doc/tree/{name}?token={TOKEN}&reset")
     page.wait_for_function("() => window.jupyterapp?.shell?.currentWidget?.sessionContext")
-    page.evaluate(READY)
+    if waiting_for := page.evaluate(READY):
+        screenshot(page, f"{name}-not-ready")
+        said = [dialog.inner_text() for dialog in page.locator(".jp-Dialog").all()]
+        raise AssertionError(f"JupyterLab hangs at {waiting_for}; it says {said}")
     assert all(cell["count"] is None for cell in page.evaluate(CELLS)), "outputs of an earlier run are still there"
     page.evaluate("() => { jupyterapp.commands.execute('notebook:run-all-cells'); }")
-    page.wait_for_function(ENDED, polling=250)
+    try:
+        page.wait_for_function(ENDED, polling=250)
+    except playwright.TimeoutError:
+        screenshot(page, f"{name}-not-ended")
+        waiting = [text(cell["source"])[:60] for cell in page.evaluate(CELLS) if not cell["count"]]
+        raise AssertionError(f"after {MINUTES} minutes {len(waiting)} cells have not ended: {waiting[:3]}") from None
     return page.evaluate(CELLS)
 
 
