@@ -128,11 +128,16 @@ def plot_matrix(ax: Axes, matrix: np.ndarray, title: str, *, limit: float | None
 
 
 def _label_ends(ax: Axes, x: float, ends: Mapping[str, float]) -> None:
-    """Write each line's name at its right end, pushed apart where ends would overlap."""
+    """Write each line's name at its right end, pushed apart where ends would overlap, and not above the axes."""
     low, high = ax.get_ylim()
     gap = 0.075 * (high - low)
-    height = -np.inf
-    for label, end in sorted(ends.items(), key=lambda item: item[1]):
-        height = max(end, height + gap)
-        colour, _ = style_of(label, list(ends).index(label))
-        ax.annotate(label, (x, height), (8, 0), textcoords="offset points", va="center", color=colour)
+    names = sorted(ends, key=lambda name: ends[name])
+    heights = [ends[name] for name in names]
+    for i in range(1, len(heights)):
+        heights[i] = max(heights[i], heights[i - 1] + gap)
+    heights[-1] = min(heights[-1], high)
+    for i in reversed(range(len(heights) - 1)):
+        heights[i] = min(heights[i], heights[i + 1] - gap)
+    for name, height in zip(names, heights, strict=True):
+        colour, _ = style_of(name, list(ends).index(name))
+        ax.annotate(name, (x, height), (8, 0), textcoords="offset points", va="center", color=colour)

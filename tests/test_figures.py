@@ -37,6 +37,11 @@ def test_labels_at_the_ends_do_not_overlap(ax):
     assert min(np.diff(heights)) > 5
 
 
+def test_labels_of_lines_that_end_at_the_top_stay_inside(ax):
+    figures.plot_runs(ax, [0, 1], {"a": [[0, 1.0]], "b": [[0.5, 0.999]], "c": [[0.2, 0.998]]})
+    assert len(ax.texts) == 3 and max(text.xy[1] for text in ax.texts) <= ax.get_ylim()[1]
+
+
 def test_bars_are_as_long_as_their_means(ax):
     drawn = figures.plot_bars(ax, {"head only": [0.5, 0.7], "LoRA": [0.9]})
     assert drawn == pytest.approx({"head only": 60, "LoRA": 90})
