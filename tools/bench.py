@@ -99,7 +99,7 @@ def _peak_bytes(step: Callable[[], float]) -> int:
 
 def bench_lessons() -> None:
     """Run every lesson from top to bottom, as `make notebooks` does."""
-    print(f"lessons, seconds from an empty kernel ({torch.get_num_threads()} threads)")
+    print("lessons, seconds from an empty kernel")
     for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
         begun = time.perf_counter()
         notebook = nbformat.read(path, as_version=4)
@@ -122,7 +122,7 @@ PARTS = {"step": bench_step, "lessons": bench_lessons, "setup": bench_setup}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=list(PARTS))
+    parser.add_argument("parts", nargs="*", help="step, lessons, setup; all where none is named")
     print(f"{processor()}; Python {platform.python_version()}, torch {torch.__version__.split('+')[0]}")
-    for part in parser.parse_args().parts:
+    for part in parser.parse_args().parts or PARTS:
         PARTS[part]()
