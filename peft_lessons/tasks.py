@@ -87,7 +87,7 @@ class Task:
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, text: str, start: bool = True) -> list[int]:
     """Token ids of a text; with `start`, behind the tokenizer's beginning-of-sequence token where it has one."""
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return [tokenizer.bos_token_id, *ids] if start and tokenizer.bos_token_id is not None else ids
 
 
