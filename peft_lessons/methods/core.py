@@ -294,7 +294,7 @@ def attach(model: nn.Module, method: Method | Adapter, *, seed: int = 0) -> nn.M
     originals = {}
     for name in method.trains(model):
         parameter = model.get_parameter(name)
-        originals[name] = parameter.detach().cpu().clone()
+        originals[name] = parameter.detach().clone() if parameter.is_meta else parameter.detach().cpu().clone()
         parameter.requires_grad_(True)
     vars(model)["_attachment"] = Attachment(method, added, replaced, originals, required_grad)
     return model
