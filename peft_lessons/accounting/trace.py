@@ -132,9 +132,20 @@ class Stage:
         node = torch._C._current_autograd_node()
         module = self.module
         if node is not None and self._nodes:
-            found = bisect_right(self._nodes, (node._sequence_nr(), "~"))
-            module = self._nodes[found - 1][1] if found else ""
-        return ", ".join(filter(None, (self.name, module if self.name != "optimizer step" else "")))
+            module = self._module_of(node._sequence_nr())
+        return _place(self.name, module)
+
+    def place_of(self, stage: str, sequence: int | None) -> str:
+        """Stage and module, from autograd's running number of an operation."""
+        return _place(stage, self._module_of(sequence) if sequence is not None else "")
+
+    def _module_of(self, sequence: int) -> str:
+        found = bisect_right(self._nodes, (sequence, "~"))
+        return self._nodes[found - 1][1] if found else ""
+
+    def begin_again(self) -> None:
+        """A new step begins."""
+        self.name, self.module, self._nodes = "forward", "", []
 
     def go(self, name: str) -> None:
         """Enter a stage."""
@@ -165,6 +176,10 @@ class Stage:
             inputs[0].register_hook(lambda _: self.go("backward"))
 
 
+def _place(stage: str, module: str) -> str:
+    return ", ".join(filter(None, (stage, module if stage != "optimizer step" else "")))
+
+
 def _blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """The model's layers by path (entries of its module lists), and its embeddings."""
     found = []
@@ -184,14 +199,14 @@ class LiveBytes(TorchDispatchMode):
         self.stage, self.scalar = stage, scalar
         self.record = StepMemory([], [])
         self.known: dict[int, Storage] = {}
-        self.open = True
+        self.open = False
         stage.on_change = lambda name: self.record.marks.setdefault(name, len(self.record.places))  # type: ignore
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
             return self.scalar  # a meta tensor has no value: masks ask whether all is real, Adafactor for a norm
         out = func(*args, **(kwargs or {}))
-        for tensor in tree_iter(out):
+        for tensor in tree_iter(out) if self.open else ():
             if isinstance(tensor, Tensor):
                 self.add(tensor, self.stage.category(), str(func.overloadpacket.__name__), event=True)
         return out
@@ -263,9 +278,11 @@ def trace_step(
     stage = Stage(model)
     mode = LiveBytes(stage, scalar)
     previous = None
-    with _no_garbage_collection():
+    with no_garbage_collection():
         if optimizer is not None:
-            _make_states(trained, optimizer)
+            with mode:
+                make_states(trained, optimizer)
+        mode.open = True
         for tensor in [*model.parameters(), *model.buffers()]:
             mode.add(tensor, "weights", "parameter")
         states = _states(optimizer)
@@ -276,16 +293,16 @@ def trace_step(
         with mode:
             if keep_output:  # the step before: only what it leaves alive counts
                 previous = loss(model, batch)
-                _loss_of(previous).backward()
+                loss_of_output(previous).backward()
                 for parameter in trained:
                     parameter.grad = None
                 mode.record, kept = StepMemory([], []), list(mode.known.values())
                 mode.record.storages = kept
                 for entry in kept:
                     entry.born = -1
-                stage.name, stage._nodes = "forward", []
+                stage.begin_again()
             out = loss(model, batch)
-            total = _loss_of(out)
+            total = loss_of_output(out)
             if not keep_output:
                 out = None
             previous = None
@@ -307,7 +324,7 @@ def trace_step(
     return mode.record
 
 
-def _loss_of(out: Any) -> Tensor:
+def loss_of_output(out: Any) -> Tensor:
     return out if isinstance(out, Tensor) else out.loss
 
 
@@ -317,7 +334,7 @@ def _states(optimizer: torch.optim.Optimizer | None) -> list[Tensor]:
     return [t for state in optimizer.state.values() for t in state.values() if isinstance(t, Tensor) and t.dim()]
 
 
-def _make_states(trained: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+def make_states(trained: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
     """Take an optimizer step that creates the states: with gradients of zero and no learning rate it moves nothing."""
     rates = [group["lr"] for group in optimizer.param_groups]
     decay = [group.get("weight_decay", 0) for group in optimizer.param_groups]
@@ -332,7 +349,7 @@ def _make_states(trained: list[nn.Parameter], optimizer: torch.optim.Optimizer) 
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
     """Storages die when their last reference goes, not when the collector happens to run."""
     gc.collect()
     enabled = gc.isenabled()
