@@ -44,8 +44,8 @@ STYLE = """<style>
 .peft-explorer table.peft th, .peft-explorer table.peft td {
   padding: 2px 12px 2px 0; border-bottom: 1px solid rgba(128, 128, 128, 0.35); text-align: right; }
 .peft-explorer table.peft th:first-child { text-align: left; }
-.peft-explorer .peft-row { display: flex; flex-wrap: wrap; gap: 16px; align-items: flex-start; }
-.peft-explorer .peft-row figure { margin: 0; } .peft-explorer figcaption { font-size: 12px; max-width: 230px; }
+.peft-explorer figure { margin: 0; }
+.peft-explorer figcaption { font-size: 12px; max-width: 230px; }
 .peft-explorer :focus-visible { outline: 2px solid #0072B2; outline-offset: 1px; }
 </style>"""
 
@@ -92,7 +92,7 @@ class Explorer(widgets.VBox):
     """
 
     heading: ClassVar[str]
-    parts: ClassVar[tuple[str, ...]]
+    parts: ClassVar[tuple[str | tuple[str, ...], ...]]  # from top to bottom; a tuple stands side by side
 
     def __init__(self, controls: Mapping[str, widgets.DOMWidget], *, name: str | None = None):
         self.controls = dict(controls)
@@ -102,8 +102,12 @@ class Explorer(widgets.VBox):
         self.adjust("")
         self._defaults = self.values
         self._alert = widgets.HTML()
-        self._shown = {part: widgets.HTML(layout=widgets.Layout(margin="0")) for part in self.parts}
-        self._results = widgets.VBox(tuple(self._shown.values()))
+        rows = [(row,) if isinstance(row, str) else row for row in self.parts]
+        self._shown = {part: widgets.HTML(layout=widgets.Layout(margin="0")) for row in rows for part in row}
+        beside = widgets.Layout(flex_flow="row wrap", grid_gap="4px 16px")
+        self._results = widgets.VBox(
+            tuple(widgets.Box(tuple(self._shown[part] for part in row), layout=beside) for row in rows)
+        )
         self.reset_button = widgets.Button(description="Reset", tooltip="all controls as they were at first")
         self.reset_button.on_click(lambda _: self.reset())
         wide = f"{2 + max((len(c.description) for c in self.controls.values()), default=0)}ch"
@@ -222,7 +226,8 @@ class Explorer(widgets.VBox):
 
     def _settle(self) -> None:
         self.redraw()
-        remember.store(self._name, self.values)
+        if not self.problem:
+            remember.store(self._name, self.values)
 
     def _restore(self, stored: Mapping[str, Any]) -> None:
         """Take over what still fits, value by value."""

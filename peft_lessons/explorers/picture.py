@@ -18,13 +18,21 @@ SHADES = 15  # on each side of white: enough for the eye, and small to send
 BELOW, ABOVE = (0, 82, 147), (178, 54, 0)  # darker ends of the course's blue and vermilion
 
 
-def heat_map(matrix: np.ndarray, *, title: str, limit: float | None = None, side: int = 210) -> str:
+def heat_map(
+    matrix: np.ndarray,
+    *,
+    title: str,
+    limit: float | None = None,
+    shape: tuple[int, int] | None = None,
+    side: int = 210,
+) -> str:
     """A matrix as coloured pixels, with its title and shape.
 
     Args:
         matrix: any two-dimensional numbers.
         title: stands under the picture and is its alternative text.
         limit: the size of the darkest colour; the largest entry where not given. Larger entries are drawn like it.
+        shape: of the whole matrix, where `matrix` already holds only those rows and columns of it that `thinned` says.
         side: the longer side on the page, in pixels.
 
     Returns:
@@ -36,19 +44,25 @@ def heat_map(matrix: np.ndarray, *, title: str, limit: float | None = None, side
     matrix = np.asarray(matrix)
     if matrix.ndim != 2 or not matrix.size:
         raise ValueError(f"A picture needs a matrix; this has shape {matrix.shape}.")
-    steps = [-(-n // LARGEST) for n in matrix.shape]
-    shown = matrix[:: steps[0], :: steps[1]].astype(float)
+    rows, columns = shape or matrix.shape
+    shown = (matrix if shape else matrix[thinned(rows, columns)]).astype(float)
     limit = float(np.abs(matrix).max()) if limit is None else limit
     levels = np.rint(np.clip(shown / (limit or 1.0), -1, 1) * SHADES).astype(np.int8) + SHADES
     data = base64.b64encode(png(levels.astype(np.uint8))).decode()
-    rows, columns = matrix.shape
     scale = side / max(rows, columns)
     high, wide = max(8, round(rows * scale)), max(8, round(columns * scale))
     words = f"{title}, {rows} × {columns}"
-    note = "" if max(steps) == 1 else f"; every {_nth(steps[0])} row and {_nth(steps[1])} column"
+    steps = [part.step for part in thinned(rows, columns)]
+    note = "" if max(steps) == 1 else f"; every {_nth(steps[0], 'row')} and {_nth(steps[1], 'column')}"
     style = f"width: {wide}px; height: {high}px; image-rendering: pixelated; border: 1px solid #8888"
     image = f'<img alt="{escape(words)}" src="data:image/png;base64,{data}" style="{style}">'
     return f"<figure>{image}<figcaption>{escape(words + note)}</figcaption></figure>"
+
+
+def thinned(rows: int, columns: int) -> tuple[slice, slice]:
+    """The rows and columns that a picture of such a matrix shows."""
+    down, right = (slice(None, None, -(-n // LARGEST)) for n in (rows, columns))
+    return down, right
 
 
 def png(levels: np.ndarray) -> bytes:
@@ -71,5 +85,5 @@ def _palette() -> bytes:
     return np.array(shades, dtype=np.uint8).tobytes()
 
 
-def _nth(step: int) -> str:
-    return {1: "", 2: "2nd", 3: "3rd"}.get(step, f"{step}th")
+def _nth(step: int, what: str) -> str:
+    return {1: what, 2: f"2nd {what}", 3: f"3rd {what}"}.get(step, f"{step}th {what}")

@@ -43,14 +43,14 @@ class Axis:
         return round(self.start + min(max(share, 0.0), 1.0) * (self.end - self.start), 2)
 
     def ticks(self) -> list[float]:
-        """About five round numbers, or powers of ten (or two, where those are too few)."""
+        """About five round numbers; on a logarithmic axis powers of ten, where those are few of two, or 1, 2 and 5."""
         if self.log:
-            for base in (10, 2):
-                first, last = (math.log(v, base) for v in (self.low, self.high))
-                powers = range(math.ceil(first - 1e-9), math.floor(last + 1e-9) + 1)
-                if len(powers) >= 3:
-                    return [float(base) ** p for p in powers][:: math.ceil(len(powers) / 9)]
-            return [self.low, self.high]
+            powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            tens, fives = [10.0**p for p in powers], [10.0**p * m for p in powers for m in (1, 2, 5)]
+            twos = [2.0**k for k in range(math.ceil(math.log2(self.high)) + 1)] if self.low >= 1 else fives
+            kinds = [[t for t in kind if self.low * 0.999 <= t <= self.high * 1.001] for kind in (tens, twos, fives)]
+            found = next((kind for kind in kinds if len(kind) >= 3), [self.low, self.high])
+            return found[:: math.ceil(len(found) / 9)]
         rough = (self.high - self.low) / 5 or 1.0
         unit = 10.0 ** math.floor(math.log10(rough))
         step = next(unit * m for m in (1, 2, 5, 10) if unit * m >= rough * 0.999)
@@ -178,6 +178,7 @@ def lines(
     colours: Mapping[str, str] | None = None,
     form: Format = plain,
     y_range: tuple[float, float] | None = None,
+    width: int = WIDTH,
     height: int = 260,
 ) -> str:
     """Curves, and points of their own, on axes that may be logarithmic.
@@ -194,6 +195,7 @@ def lines(
         colours: name -> colour.
         form: how a number is written.
         y_range: ends of the y axis, where the numbers are not to choose.
+        width: of the picture, in pixels; 340 for two side by side.
         height: of the picture without its legend, in pixels.
 
     Returns:
@@ -205,7 +207,7 @@ def lines(
     every = [p for group in (*keep.values(), *spots.values()) for p in group]
     low, high = y_range or _span([y for _, y in every], log_y)
     xs = [x for x, _ in every] + list((marks or {}).values())
-    across = Axis(min(xs, default=0), max(xs, default=1), 70, WIDTH - 16, log_x)
+    across = Axis(min(xs, default=0), max(xs, default=1), 70, width - 16, log_x)
     up = Axis(low, high, height - 40, 30, log_y)
     parts = [_axes(across, up, x_label, y_label, form)]
     for position, name in enumerate(names):
@@ -214,8 +216,8 @@ def lines(
         parts.append(f'<polyline points="{route}" fill="none" stroke="{colour}" stroke-width="2"/>' if route else "")
         parts += [f'<circle cx="{across.at(a)}" cy="{up.at(b)}" r="3.5" fill="{colour}"/>' for a, b in spots[name]]
     parts.append(_moments(marks or {}, across, up))
-    legend, full = _legend(names if len(names) > 1 else [], height + 4, colours)
-    return _svg(full, alt, *parts, legend)
+    legend, full = _legend(names if len(names) > 1 else [], height + 4, colours, width)
+    return _svg(full, alt, *parts, legend, width=width)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]], *, caption: str) -> str:
@@ -242,12 +244,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]], *, caption: str
     return f'<table class="peft">{title}<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
 
 
-def _svg(height: float, alt: str, *parts: str) -> str:
+def _svg(height: float, alt: str, *parts: str, width: int = WIDTH) -> str:
     if not alt.strip():
         raise ValueError("Every picture needs alt text: one sentence that says what it shows.")
     label = escape(alt)
-    style = f"max-width: {WIDTH}px; display: block; font: 13px sans-serif"
-    box = f'viewBox="0 0 {WIDTH} {height}" width="100%" style="{style}"'
+    style = "max-width: 100%; display: block; font: 13px sans-serif"
+    box = f'viewBox="0 0 {width} {height}" width="{width}" style="{style}"'
     body = f"<title>{label}</title>{''.join(parts)}"
     return f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{label}" {box}>{body}</svg>'
 
@@ -283,17 +285,17 @@ def _moments(marks: Mapping[str, float], across: Axis, up: Axis) -> str:
     parts = []
     for row, (label, value) in enumerate(marks.items()):
         x, y = across.at(value), up.end + 12 + 16 * (row % 3)
-        side = ("end", -5) if x > WIDTH - 180 else ("start", 5)
+        side = ("end", -5) if x > (across.start + across.end) / 2 else ("start", 5)
         parts.append(_rule(x, up.start, x, up.end) + _text(x + side[1], y, label, side[0]))
     return "".join(parts)
 
 
-def _legend(names: Sequence[str], y: float, colours: Mapping[str, str] | None) -> tuple[str, float]:
+def _legend(names: Sequence[str], y: float, colours: Mapping[str, str] | None, width: int = WIDTH) -> tuple[str, float]:
     """Coloured squares with names, in as many rows as they need; and where the picture ends."""
     parts, x = [], 12.0
     for position, name in enumerate(names):
         wide = 26 + 7.5 * len(name)
-        if x + wide > WIDTH and x > 12:
+        if x + wide > width and x > 12:
             x, y = 12.0, y + 20
         square = f'<rect x="{x}" y="{y + 2}" width="12" height="12" fill="{colour_of(name, position, colours)}"/>'
         parts.append(square + _text(x + 17, y + 13, name))
