@@ -197,7 +197,7 @@ class LiveBytes(TorchDispatchMode):
     def __init__(self, stage: Stage, scalar: float = 1.0):
         super().__init__()
         self.stage, self.scalar = stage, scalar
-        self.record = StepMemory([], [])
+        self.record = StepMemory([], [], {"forward": 0})
         self.known: dict[int, Storage] = {}
         self.open = False
         stage.on_change = lambda name: self.record.marks.setdefault(name, len(self.record.places))  # type: ignore
@@ -296,7 +296,7 @@ def trace_step(
                 loss_of_output(previous).backward()
                 for parameter in trained:
                     parameter.grad = None
-                mode.record, kept = StepMemory([], []), list(mode.known.values())
+                mode.record, kept = StepMemory([], [], {"forward": 0}), list(mode.known.values())
                 mode.record.storages = kept
                 for entry in kept:
                     entry.born = -1
@@ -321,6 +321,32 @@ def trace_step(
         mode.open = False
     stage.close()
     del out, previous
+    return mode.record
+
+
+def trace_update(parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> StepMemory:
+    """Trace an optimizer's step alone, when its states exist and every parameter has a gradient.
+
+    Returns:
+        Live bytes over the step: weights, gradients, states, and what the step needs for a moment.
+
+    Source: see the module.
+    """
+    stage = Stage(nn.Module())
+    stage.name = "optimizer step"
+    mode = LiveBytes(stage)
+    with no_garbage_collection(), mode:
+        make_states(parameters, optimizer)
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
+            mode.add(parameter, "weights", "parameter")
+            mode.add(parameter.grad, "gradients", "gradient")
+        for state in _states(optimizer):
+            mode.add(state, "optimizer states", "state")
+        mode.open = True
+        optimizer.step()
+        mode.open = False
+        optimizer.zero_grad(set_to_none=True)
     return mode.record
 
 
