@@ -1,23 +1,22 @@
 """What one training step really holds in memory, from the allocator, without the tracer's bookkeeping.
 
 Birth, death and size of every piece of memory are the allocator's own events, by address. On a CPU PyTorch's profiler
-reports them, and no dispatch mode is on while the step runs. What a piece is for comes from outside too: weights, states
-and gradients are known by their addresses, the rest by the stage of the step, and what checkpointing computes anew
-within backward by the profiler's own numbers: an operation recorded for autograd there is a recomputation.
+reports them, and no dispatch mode is on while the step runs. What a piece is for comes from outside too: weights,
+states and gradients are known by their addresses, the rest by the stage of the step, and what checkpointing computes
+anew within backward by the profiler's own numbers: an operation recorded for autograd there is a recomputation.
 
 Source: PyTorch's profiler with `profile_memory`; its own `torch.profiler._memory_profiler` reads the same events.
 """
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile, record_function
-from torch.utils._pytree import tree_iter
 
 from peft_lessons.accounting.trace import (
     CATEGORIES,
@@ -60,9 +59,16 @@ Timeline: TypeAlias = "Iterable[Event | Mark]"
 class Known:
     """Addresses of tensors, and so what their memory is for."""
 
-    present: dict[int, tuple[int, str]]  # before the step: address -> bytes, category
-    gradients: set[int]  # after backward
-    states: set[int]  # after the optimizer's step
+    device: torch.device
+    present: dict[int, tuple[int, str]] = field(default_factory=dict)  # before the step: address -> bytes, category
+    gradients: set[int] = field(default_factory=set)  # after backward
+    states: set[int] = field(default_factory=set)  # after the optimizer's step
+
+    def add_present(self, tensors: Iterable[Tensor], category: str) -> None:
+        """Note the storages behind tensors; those on another device, such as AdamW's step counters, are not here."""
+        for storage in (t.untyped_storage() for t in tensors if t.device.type == self.device.type):
+            if storage.nbytes():
+                self.present.setdefault(storage.data_ptr(), (storage.nbytes(), category))
 
 
 def measure_step(
@@ -104,7 +110,7 @@ def measure_step(
         from peft_lessons.accounting.measure_cuda import record
     else:
         record = record_cpu
-    stage, known = Stage(model), Known({}, set(), set())
+    stage, known = Stage(model), Known(device)
     try:
         with no_garbage_collection():
             timeline = record(
@@ -129,22 +135,18 @@ def run_step(
     trained = [p for p in model.parameters() if p.requires_grad]
     if optimizer is not None:
         make_states(trained, optimizer)
+    stage.on_change = mark
     previous = loss(model, batch)
     loss_of_output(previous).backward()
     for parameter in trained:
         parameter.grad = None
     if not keep_output:
         previous = None
-    known.present |= addresses(_states(optimizer), "optimizer states")
-    known.present |= addresses([*model.parameters(), *model.buffers()], "weights")
-    known.present |= addresses(batch.values(), "activations")
-    if keep_output:
-        kept = (t for t in tree_iter(previous) if isinstance(t, Tensor))
-        known.present |= {a: entry for a, entry in addresses(kept, "loss").items() if a not in known.present}
+    known.add_present(_states(optimizer), "optimizer states")
+    known.add_present([*model.parameters(), *model.buffers()], "weights")
+    known.add_present(batch.values(), "activations")
     stage.begin_again()
     mark("begin")
-    stage.on_change = mark
-    mark("forward")
     out = loss(model, batch)
     total = loss_of_output(out)
     if not keep_output:
@@ -152,13 +154,13 @@ def run_step(
     previous = None
     stage.go("loss")
     total.backward()
-    known.gradients |= set(addresses((p.grad for p in trained if p.grad is not None), "gradients"))
+    known.gradients |= addresses(p.grad for p in trained if p.grad is not None)
     mark("gradients")
     del total
     stage.go("optimizer step")
     if optimizer is not None:
         optimizer.step()
-        known.states |= set(addresses(_states(optimizer), "optimizer states"))
+        known.states |= addresses(_states(optimizer))
         mark("states")
         optimizer.zero_grad(set_to_none=True)
     else:
@@ -169,10 +171,9 @@ def run_step(
     del out
 
 
-def addresses(tensors: Iterable[Tensor], category: str) -> dict[int, tuple[int, str]]:
-    """Where the storages behind tensors are: address -> bytes and category."""
-    storages = [t.untyped_storage() for t in tensors]
-    return {s.data_ptr(): (s.nbytes(), category) for s in storages if s.nbytes()}
+def addresses(tensors: Iterable[Tensor]) -> set[int]:
+    """Where the storages behind tensors are."""
+    return {tensor.untyped_storage().data_ptr() for tensor in tensors}
 
 
 def _states(optimizer: torch.optim.Optimizer | None) -> list[Tensor]:
@@ -232,7 +233,7 @@ def replay(timeline: Timeline, known: Known, stage: Stage) -> StepMemory:
     Raises:
         ValueError: the timeline does not reach the end of the step.
     """
-    record = StepMemory([], [])
+    record = StepMemory([], [], {"forward": 0})
     live: dict[int, Storage] = {}
     now, begun = "forward", False
     for item in timeline:
@@ -241,30 +242,30 @@ def replay(timeline: Timeline, known: Known, stage: Stage) -> StepMemory:
                 begun = True
                 left = {a: s for a, s in live.items() if a not in known.present}
                 live = {a: Storage(n, category, "present", -1) for a, (n, category) in known.present.items()} | left
-                record.storages = list(live.values())
+                record.storages, now = list(live.values()), "forward"
             elif item.name in ("gradients", "states"):
                 category = "gradients" if item.name == "gradients" else "optimizer states"
                 for address in getattr(known, item.name) & live.keys():
                     live[address].category = category
             elif item.name == "end":
                 return record
-            elif begun:
+            else:
                 now = item.name
-                record.marks.setdefault(now, len(record.places))
+                if begun:
+                    record.marks.setdefault(now, len(record.places))
             continue
-        place = stage.place_of(now, item.sequence) if begun else ""
         if item.n_bytes > 0:
             born = len(record.places) if begun else -1
-            storage = Storage(item.n_bytes, category_of(now, item.recomputed) if begun else "activations", item.op, born)
-            live[item.address] = storage
+            live[item.address] = Storage(item.n_bytes, category_of(now, item.recomputed), item.op, born)
             if begun:
-                record.storages.append(storage)
-                record.places.append(place)
+                record.storages.append(live[item.address])
         else:
             gone = live.pop(item.address, None)
-            if gone is not None and begun:
-                gone.died = len(record.places)
-                record.places.append(place)
+            if gone is None:
+                continue
+            gone.died = len(record.places)
+        if begun:
+            record.places.append(stage.place_of(now, item.sequence))
     raise ValueError("The record of this step breaks off before its end.")
 
 

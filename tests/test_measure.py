@@ -1,0 +1,214 @@
+"""Memory measured by the allocator: the trace predicts it by category, and what is wrong is noticed."""
+
+import pytest
+import torch
+from models import SIZE
+from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from peft_lessons import attach
+from peft_lessons.accounting.measure import Event, Known, Mark, Stage, measure_step, replay, residues
+from peft_lessons.accounting.measure_cuda import MARKS, Peaks, read_snapshot
+from peft_lessons.accounting.trace import trace_step
+from peft_lessons.bases import TextClassifier
+from peft_lessons.methods import FullFineTuning, Head, LoRA
+
+V = 2000
+
+
+def llama(attention="sdpa"):
+    torch.manual_seed(0)
+    size = {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 2, "tie_word_embeddings": False}
+    heads = {"num_attention_heads": 8, "num_key_value_heads": 4}
+    return LlamaForCausalLM(LlamaConfig(**SIZE | size | heads | {"vocab_size": V}, attn_implementation=attention))
+
+
+def gpt2():
+    torch.manual_seed(0)
+    config = GPT2Config(**SIZE | {"vocab_size": V}, n_embd=192, n_layer=2, n_head=4, n_positions=256)
+    return GPT2LMHeadModel(config)
+
+
+def bert():
+    torch.manual_seed(0)
+    size = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return TextClassifier(BertModel(BertConfig(vocab_size=V, **size), add_pooling_layer=False))
+
+
+def adamw(params):
+    return torch.optim.AdamW(params, foreach=False)
+
+
+def foreach(params):
+    return torch.optim.AdamW(params, foreach=True)
+
+
+def momentum(params):
+    return torch.optim.SGD(params, lr=0.1, momentum=0.9)
+
+
+def adafactor(params):
+    return torch.optim.Adafactor(params)
+
+
+def prepare(make, method, optimizer=adamw, dtype=torch.float32, checkpointing=False, batch=4, length=128):
+    """A model with its method, a batch and an optimizer, as a training loop has them."""
+    model = make().to(dtype)
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
+    attach(model, method)
+    torch.manual_seed(0)
+    ids = torch.randint(3, V, (batch, length))
+    data = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+    if isinstance(model, TextClassifier):
+        model.set_head(("no", "yes"))
+        data["labels"] = ids[:, 0] % 2
+    return model.train(), data, optimizer([p for p in model.parameters() if p.requires_grad])
+
+
+ALL_LINEAR = LoRA(r=4, dropout=0.1, target_modules="all-linear")
+CASES = {
+    "llama, full, AdamW": (dict(make=llama, method=FullFineTuning()), {}),
+    "llama, full, foreach, output kept": (
+        dict(make=llama, method=FullFineTuning(), optimizer=foreach),
+        {"keep_output": True},
+    ),
+    "llama, LoRA with dropout": (dict(make=llama, method=ALL_LINEAR), {}),
+    "llama, LoRA, bfloat16 base, checkpointing": (
+        dict(make=llama, method=LoRA(), dtype=torch.bfloat16, checkpointing=True),
+        {},
+    ),
+    "llama, full, checkpointing, Adafactor": (
+        dict(make=llama, method=FullFineTuning(), checkpointing=True, optimizer=adafactor),
+        {},
+    ),
+    "llama, head": (dict(make=llama, method=Head(), optimizer=momentum), {}),
+    "llama, eager": (dict(make=lambda: llama("eager"), method=LoRA()), {}),
+    "gpt2, LoRA": (dict(make=gpt2, method=ALL_LINEAR), {}),
+    "bert, full": (dict(make=bert, method=FullFineTuning(), optimizer=momentum), {}),
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_trace_predicts_what_the_allocator_gives_by_category(case):
+    arguments, options = CASES[case]
+    found = []
+    for step in (trace_step, measure_step):
+        model, batch, optimizer = prepare(**arguments)
+        found.append(step(model, batch, optimizer=optimizer, **options))
+    peak = found[1].peak
+    for name, (predicted, measured) in residues(*found).items():
+        assert abs(predicted - measured) <= 1e-3 * measured or abs(predicted - measured) <= 1e-5 * peak, name
+    assert found[0].marks.keys() == found[1].marks.keys()
+    for stage in (*found[0].marks, "end"):
+        before = zip(found[0].before(stage).items(), found[1].before(stage).values(), strict=True)
+        assert not {name: (mine, real) for (name, mine), real in before if abs(mine - real) > 1e-5 * peak}, stage
+
+
+def test_weights_states_and_gradients_are_those_of_the_formula():
+    model, batch, optimizer = prepare(llama, FullFineTuning())
+    n = sum(p.numel() for p in model.parameters())
+    step = measure_step(model, batch, optimizer=optimizer)
+    steps = 4 * len(list(model.parameters()))  # AdamW counts its steps in a scalar for each parameter
+    assert step.before("forward")["optimizer states"] == 8 * n + steps
+    assert step.before("optimizer step")["gradients"] == 4 * n
+    assert step.before("end")["gradients"] == 0
+
+
+@pytest.mark.parametrize("wrong", ["a weight is left out", "the output is forgotten", "another rank"])
+def test_wrong_accounting_is_noticed(wrong):
+    model, batch, optimizer = prepare(llama, LoRA(r=8), batch=2)
+    measured = measure_step(model, batch, optimizer=optimizer, keep_output=wrong == "the output is forgotten")
+    model, batch, optimizer = prepare(llama, LoRA(r=9 if wrong == "another rank" else 8), batch=2)
+    traced = trace_step(model, batch, optimizer=optimizer)
+    if wrong == "a weight is left out":
+        traced.storages.remove(next(s for s in traced.storages if s.category == "weights"))
+    off = {name for name, (mine, real) in residues(traced, measured).items() if abs(mine - real) > 1e-3 * real}
+    assert {"a weight is left out": "weights", "the output is forgotten": "loss", "another rank": "gradients"}[
+        wrong
+    ] in off
+
+
+def test_nothing_trainable_and_no_memory_are_one_sentence():
+    model = llama().requires_grad_(False)
+    with pytest.raises(RuntimeError, match="Nothing in this model is trainable: attach a method first."):
+        measure_step(model, {})
+    with pytest.raises(RuntimeError, match="This model is on meta, where nothing can be measured"):
+        measure_step(model.requires_grad_(True).to("meta"), {})
+
+
+CHECKPOINT = [{"filename": "site/torch/utils/checkpoint.py", "name": "recompute_fn", "line": 1}]
+
+
+def entry(action, address, size, frames=()):
+    return {"action": action, "addr": address, "size": size, "frames": list(frames), "stream": 0}
+
+
+def mark(name):
+    return [entry("alloc", 7, MARKS[name]), entry("free_requested", 7, MARKS[name]), entry("free_completed", 7, 512)]
+
+
+SNAPSHOT = {
+    "device_traces": [
+        [
+            entry("segment_alloc", 1 << 20, 2 << 20),
+            *mark("begin"),
+            entry("alloc", 100, 1000),  # an activation
+            *mark("loss"),
+            entry("alloc", 200, 500),
+            *mark("backward"),
+            entry("alloc", 300, 60, CHECKPOINT),  # an activation computed anew
+            entry("alloc", 400, 40),
+            entry("alloc", 450, 8),
+            entry("free_requested", 300, 60),
+            entry("free_completed", 300, 60),
+            *mark("gradients"),
+            entry("free_requested", 100, 1000),
+            *mark("optimizer step"),
+            entry("alloc", 300, 70),
+            *mark("end"),
+        ]
+    ]
+}
+
+
+def test_a_snapshot_of_the_cuda_allocator_becomes_a_step():
+    events = list(read_snapshot(SNAPSHOT))
+    assert [e.name for e in events if isinstance(e, Mark)] == [
+        "begin",
+        "loss",
+        "backward",
+        "gradients",
+        "optimizer step",
+        "end",
+    ]
+    known = Known(torch.device("cuda"), {1: (4000, "weights")}, gradients={400})
+    step = replay(events, known, Stage(torch.nn.Linear(1, 1)))
+    assert step.peak == 4000 + 1000 + 500 + 60 + 40 + 8 and step.peak_place == "backward"
+    assert step.at_peak() == {
+        "weights": 4000,
+        "gradients": 40,
+        "optimizer states": 0,
+        "activations": 1060,
+        "loss": 500,
+        "temporaries": 8,
+    }
+    assert step.before("optimizer step")["activations"] == 0
+    assert step.before("end")["temporaries"] == 78
+
+
+def test_a_timeline_that_breaks_off_is_refused():
+    with pytest.raises(ValueError, match="breaks off before its end"):
+        replay([Mark("begin"), Event(1, 10)], Known(torch.device("cpu")), Stage(torch.nn.Linear(1, 1)))
+
+
+def test_the_peak_of_a_step_is_that_of_its_largest_stage():
+    peaks = Peaks({"forward": {"requested": 5, "reserved": 9}, "backward": {"requested": 8, "reserved": 9}}, 32)
+    assert peaks.of_step("requested") == 8 and peaks.of_step("reserved") == 9
