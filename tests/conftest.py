@@ -21,6 +21,7 @@ MADE_HOME = "PEFT_LESSONS_TEST_HOME" not in os.environ  # by the first process; 
 if MADE_HOME:
     os.environ["PEFT_LESSONS_TEST_HOME"] = tempfile.mkdtemp(prefix="peft-lessons-")
 os.environ["HF_HOME"] = os.environ["PEFT_LESSONS_TEST_HOME"]
+os.environ["PEFT_LESSONS_HOME"] = os.path.join(os.environ["PEFT_LESSONS_TEST_HOME"], "peft_lessons")
 
 if not hasattr(sys.modules.get("sitecustomize"), "cut_network"):  # this process started without it
     sys.path.insert(0, str(OFFLINE))

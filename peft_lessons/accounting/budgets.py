@@ -21,6 +21,8 @@ from torch import Tensor
 
 from peft_lessons.accounting.spectrum import Spectrum, lora_parameters
 
+TRIED = 24  # shapes of KronA: all of a small matrix's, and enough of a large one's to answer while a slider moves
+
 
 @dataclass(frozen=True)
 class Spent:
@@ -68,7 +70,7 @@ class Products:
 
 
 def krona_at(products: Products, budget: int) -> Spent | None:
-    """KronA with the shapes that use most of the budget; of those the highest rank, of those the smallest error.
+    """KronA with the shapes that come nearest to the matrix, of the `TRIED` that use most of the budget.
 
     Args:
         products: of the matrix.
@@ -78,19 +80,14 @@ def krona_at(products: Products, budget: int) -> Spent | None:
         What it makes of the budget; None where it pays for no two factors.
     """
     d_out, d_in = products.matrix.shape
-    best: tuple[int, int] = (0, 0)
-    shapes: list[tuple[int, int]] = []
-    for a1 in divisors(d_out):
-        for b1 in divisors(d_in):
-            numbers = a1 * b1 + (d_out // a1) * (d_in // b1)
-            rank = min(a1, b1) * min(d_out // a1, d_in // b1)
-            if numbers <= budget and (numbers, rank) >= best:
-                shapes = [(a1, b1)] + (shapes if (numbers, rank) == best else [])
-                best = numbers, rank
-    if not shapes:
+    shapes = [(a1, b1) for a1 in divisors(d_out) for b1 in divisors(d_in)]
+    numbers = {(a1, b1): a1 * b1 + (d_out // a1) * (d_in // b1) for a1, b1 in shapes}
+    fitting = sorted((shape for shape in shapes if numbers[shape] <= budget), key=lambda s: (-numbers[s], s))[:TRIED]
+    if not fitting:
         return None
-    error, (a1, b1) = min((products.error(a1, b1), (a1, b1)) for a1, b1 in shapes)
-    return Spent("KronA", f"{a1} × {b1} ⊗ {d_out // a1} × {d_in // b1}", best[0], best[1], error)
+    _, _, (a1, b1) = min((round(products.error(*shape), 6), numbers[shape], shape) for shape in fitting)
+    rank = min(a1, b1) * min(d_out // a1, d_in // b1)
+    return Spent("KronA", f"{a1} × {b1} ⊗ {d_out // a1} × {d_in // b1}", numbers[a1, b1], rank, products.error(a1, b1))
 
 
 def phm_at(products: Products, budget: int) -> Spent | None:

@@ -47,8 +47,8 @@ def heat_map(
     rows, columns = shape or matrix.shape
     shown = (matrix if shape else matrix[thinned(rows, columns)]).astype(float)
     limit = float(np.abs(matrix).max()) if limit is None else limit
-    levels = np.rint(np.clip(shown / (limit or 1.0), -1, 1) * SHADES).astype(np.int8) + SHADES
-    data = base64.b64encode(png(levels.astype(np.uint8))).decode()
+    levels = np.rint(SHADES * (1 + shaded(shown, limit))).astype(np.uint8)
+    data = base64.b64encode(png(levels)).decode()
     scale = side / max(rows, columns)
     high, wide = max(8, round(rows * scale)), max(8, round(columns * scale))
     words = f"{title}, {rows} × {columns}"
@@ -63,6 +63,11 @@ def thinned(rows: int, columns: int) -> tuple[slice, slice]:
     """The rows and columns that a picture of such a matrix shows."""
     down, right = (slice(None, None, -(-n // LARGEST)) for n in (rows, columns))
     return down, right
+
+
+def shaded(matrix: np.ndarray, limit: float) -> np.ndarray:
+    """Entries over the limit, from -1 to 1, rounded to the shades that a picture has; it keeps files small."""
+    return np.rint(np.clip(matrix / (limit or 1.0), -1, 1) * SHADES) / SHADES
 
 
 def png(levels: np.ndarray) -> bytes:

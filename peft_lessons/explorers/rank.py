@@ -17,7 +17,7 @@ from peft_lessons.accounting.spectrum import check_rank, lora_parameters
 from peft_lessons.accounting.updates import SCALINGS, scaling_of
 from peft_lessons.explorers.base import Explorer, Still, labelled
 from peft_lessons.explorers.matrices import Matrix, examples, listed
-from peft_lessons.explorers.picture import heat_map, thinned
+from peft_lessons.explorers.picture import heat_map, shaded, thinned
 from peft_lessons.explorers.rank_parts import (
     BUDGET_HEAD,
     CUT,
@@ -148,11 +148,15 @@ class RankExplorer(Explorer):
     def still(self, values: Mapping[str, Any]) -> Still:
         """The pictures, the energy and the budgets as a figure and a table."""
         it, r = self._picked(values), values["rank"]
-        near, (d_out, d_in) = it.spectrum.approximation(r), it.W.shape
+        d_out, d_in = it.W.shape
+        rows, columns = thinned(d_out, d_in)
+        W, near = it.W[rows, columns], it.spectrum.approximation(r, rows, columns)
         fig, axes = plt.subplots(1, 4, figsize=(10, 2.8), width_ratios=[1, 1, 1, 1.5], layout="constrained")
-        pictures = ((it.W, "W"), (near, f"nearest of rank {r}"), (it.W - near, "difference"))
+        pictures = ((W, "W"), (near, f"nearest of rank {r}"), (W - near, "difference"))
         for ax, (matrix, title) in zip(axes, pictures, strict=False):
-            plot_matrix(ax, matrix.numpy(), title, limit=it.limit)
+            plot_matrix(ax, shaded(matrix.numpy(), it.limit), title, limit=1)
+            ax.set_title(f"{title}\n{d_out} × {d_in}", fontsize=10)
+            ax.images[0].set(interpolation="nearest", extent=(0, d_in, d_out, 0))
         energy = it.spectrum.energy()
         axes[3].plot(range(1, len(energy) + 1), 100 * energy, color=KEPT, marker="o" if len(energy) < 20 else None)
         axes[3].axvline(r, color=CUT, linestyle="--")
