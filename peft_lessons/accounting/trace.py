@@ -224,6 +224,11 @@ class LiveBytes(TorchDispatchMode):
         self.record.storages.append(entry)
         weakref.finalize(storage, self._freed, key).atexit = False
 
+    def ignore(self, tensors: list[Tensor]) -> None:
+        """Never count these."""
+        for tensor in tensors:
+            self.known[tensor.untyped_storage()._cdata] = Storage(0, "optimizer states", "counter", -1)
+
     def relabel(self, tensors: Iterator[Tensor] | list[Tensor], category: str) -> None:
         """Say what storages turned out to be for."""
         for tensor in tensors:
@@ -288,6 +293,7 @@ def trace_step(
         states = _states(optimizer)
         for tensor in states:
             mode.add(tensor, "optimizer states", "state")
+        mode.ignore(_counters(optimizer))
         for tensor in batch.values():
             mode.add(tensor, "activations", "batch")
         with mode:
@@ -324,32 +330,6 @@ def trace_step(
     return mode.record
 
 
-def trace_update(parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> StepMemory:
-    """Trace an optimizer's step alone, when its states exist and every parameter has a gradient.
-
-    Returns:
-        Live bytes over the step: weights, gradients, states, and what the step needs for a moment.
-
-    Source: see the module.
-    """
-    stage = Stage(nn.Module())
-    stage.name = "optimizer step"
-    mode = LiveBytes(stage)
-    with no_garbage_collection(), mode:
-        make_states(parameters, optimizer)
-        for parameter in parameters:
-            parameter.grad = torch.zeros_like(parameter)
-            mode.add(parameter, "weights", "parameter")
-            mode.add(parameter.grad, "gradients", "gradient")
-        for state in _states(optimizer):
-            mode.add(state, "optimizer states", "state")
-        mode.open = True
-        optimizer.step()
-        mode.open = False
-        optimizer.zero_grad(set_to_none=True)
-    return mode.record
-
-
 def loss_of_output(out: Any) -> Tensor:
     return out if isinstance(out, Tensor) else out.loss
 
@@ -358,6 +338,12 @@ def _states(optimizer: torch.optim.Optimizer | None) -> list[Tensor]:
     if optimizer is None:
         return []
     return [t for state in optimizer.state.values() for t in state.values() if isinstance(t, Tensor) and t.dim()]
+
+
+def _counters(optimizer: torch.optim.Optimizer | None) -> list[Tensor]:
+    """The step counters, one number a tensor, which PyTorch keeps in CPU memory whatever the device."""
+    states = [] if optimizer is None else optimizer.state.values()
+    return [t for state in states for t in state.values() if isinstance(t, Tensor) and not t.dim()]
 
 
 def make_states(trained: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
@@ -377,7 +363,6 @@ def make_states(trained: list[nn.Parameter], optimizer: torch.optim.Optimizer) -
 @contextmanager
 def no_garbage_collection() -> Iterator[None]:
     """Storages die when their last reference goes, not when the collector happens to run."""
-    gc.collect()
     enabled = gc.isenabled()
     gc.disable()
     try:
