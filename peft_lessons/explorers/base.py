@@ -44,6 +44,7 @@ STYLE = """<style>
 .peft-explorer table.peft th, .peft-explorer table.peft td {
   padding: 2px 12px 2px 0; border-bottom: 1px solid rgba(128, 128, 128, 0.35); text-align: right; }
 .peft-explorer table.peft th:first-child { text-align: left; }
+.peft-explorer .peft-row { display: flex; flex-wrap: wrap; gap: 4px 16px; }
 .peft-explorer figure { margin: 0; }
 .peft-explorer figcaption { font-size: 12px; max-width: 230px; }
 .peft-explorer :focus-visible { outline: 2px solid #0072B2; outline-offset: 1px; }
@@ -102,12 +103,9 @@ class Explorer(widgets.VBox):
         self.adjust("")
         self._defaults = self.values
         self._alert = widgets.HTML()
-        rows = [(row,) if isinstance(row, str) else row for row in self.parts]
-        self._shown = {part: widgets.HTML(layout=widgets.Layout(margin="0")) for row in rows for part in row}
-        beside = widgets.Layout(flex_flow="row wrap", grid_gap="4px 16px")
-        self._results = widgets.VBox(
-            tuple(widgets.Box(tuple(self._shown[part] for part in row), layout=beside) for row in rows)
-        )
+        self._rows = [(row,) if isinstance(row, str) else row for row in self.parts]
+        self._shown = {part: "" for row in self._rows for part in row}
+        self._results = widgets.HTML()  # one trait for all parts: one message a redraw
         self.reset_button = widgets.Button(description="Reset", tooltip="all controls as they were at first")
         self.reset_button.on_click(lambda _: self.reset())
         wide = f"{2 + max((len(c.description) for c in self.controls.values()), default=0)}ch"
@@ -154,7 +152,7 @@ class Explorer(widgets.VBox):
     @property
     def shown(self) -> dict[str, str]:
         """part -> the HTML that is on the page."""
-        return {part: widget.value for part, widget in self._shown.items()}
+        return dict(self._shown)
 
     def choose(self, **values: Any) -> None:
         """Set several controls, and redraw once.
@@ -184,13 +182,16 @@ class Explorer(widgets.VBox):
             said = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
             expected = isinstance(error, ValueError | LookupError | RuntimeError | OSError) and said
             self.problem = said if expected else f"{type(error).__name__}: {error}"
-            before = " The answer below is the one before." if any(self.shown.values()) else ""
+            before = " The answer below is the one before." if self._results.value else ""
             alert = f'<div role="alert" class="peft-alert"><b>Not possible.</b> {escape(self.problem)}{before}</div>'
             self._alert.value = alert
             self._results.add_class("peft-previous")
             return
-        for part, html in answer.items():
-            self._shown[part].value = html
+        self._shown |= answer
+        self._results.value = "".join(
+            f'<div class="peft-row">{"".join(f"<div>{self._shown[part]}</div>" for part in row)}</div>'
+            for row in self._rows
+        )
         if self.problem:
             self.problem = self._alert.value = ""
             self._results.remove_class("peft-previous")

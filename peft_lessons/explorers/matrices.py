@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from peft_lessons.accounting.budgets import Products, Spent, krona_at, lora_at, phm_at
 from peft_lessons.accounting.spectrum import Spectrum, as_matrix, spectrum
+from peft_lessons.explorers.picture import heat_map
 
 
 class Matrix:
@@ -42,6 +43,11 @@ class Matrix:
         """The darkest colour: 99 % of the entries are no larger."""
         sizes = self.W.abs().flatten().numpy()
         return float(np.quantile(sizes, 0.99)) or float(sizes.max())
+
+    @cached_property
+    def picture(self) -> str:
+        """The matrix itself, as HTML."""
+        return heat_map(self.W.numpy(), title="W", limit=self.limit)
 
     def spend(self, budget: int) -> dict[str, Spent | None]:
         """What each method makes of a budget; None where it cannot."""

@@ -9,6 +9,7 @@ Source: the file format is that of the PNG specification (W3C, third edition), w
 import base64
 import struct
 import zlib
+from functools import cache
 from html import escape
 
 import numpy as np
@@ -82,6 +83,7 @@ def png(levels: np.ndarray) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + body
 
 
+@cache
 def _palette() -> bytes:
     shades = []
     for level in range(-SHADES, SHADES + 1):

@@ -90,7 +90,11 @@ class RankExplorer(Explorer):
             "alpha": labelled(widgets.FloatText, "alpha", "LoRA's alpha, in the scaling of the update", value=16.0),
             "scaling": labelled(widgets.Dropdown, "scaling", "the factor before B A", options=list(SCALINGS)),
             "follows": labelled(
-                widgets.Checkbox, "budget follows rank", "compare at what LoRA of this rank stores", value=True
+                widgets.Checkbox,
+                "budget follows rank",
+                "compare at what LoRA of this rank stores",
+                value=True,
+                indent=False,
             ),
             "budget": labelled(widgets.IntText, "budget", "numbers that each method may store", value=20),
         }
@@ -133,7 +137,7 @@ class RankExplorer(Explorer):
             return heat_map(part.numpy(), title=title, limit=it.limit, shape=(d_out, d_in))
 
         return {
-            "weight": draw(weight, "W"),
+            "weight": it.picture,
             "approximation": draw(near, f"the nearest of rank {r}"),
             "difference": draw(weight - near, "the difference"),
             "summary": summary(it.spectrum, r),

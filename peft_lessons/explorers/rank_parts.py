@@ -47,10 +47,11 @@ def summary(found: Spectrum, r: int) -> str:
 
 def values_chart(found: Spectrum, r: int) -> str:
     """The singular values, kept and cut off."""
-    points = [(i + 1, float(s)) for i, s in enumerate(found.singular_values)]
+    points = [(k, float(found.singular_values[k - 1])) for k in _drawn_ranks(found.max_rank, r)]
+    kept = [point for point in points if point[0] <= r]
     return lines(
-        {"kept": points[:r], "cut off": points[r - 1 :]},
-        points={"kept": points[:r]} if len(points) <= 64 else None,
+        {"kept": kept, "cut off": points[len(kept) - 1 :]},
+        points={"kept": kept} if found.max_rank <= 64 else None,
         alt=f"Singular values in falling order, cut after the first {r}.",
         x_label="number",
         y_label="singular value",
@@ -63,11 +64,11 @@ def values_chart(found: Spectrum, r: int) -> str:
 
 def energy_chart(found: Spectrum, r: int) -> str:
     """The share of the energy kept at each rank."""
-    points = [(i + 1, 100 * float(e)) for i, e in enumerate(found.energy())]
+    percent = 100 * found.energy()
     return lines(
-        {"energy": points},
-        points={"energy": [points[r - 1]]},
-        alt=f"Energy kept against rank; rank {r} keeps {points[r - 1][1]:.1f} percent.",
+        {"energy": [(k, float(percent[k - 1])) for k in _drawn_ranks(found.max_rank, r)]},
+        points={"energy": [(r, float(percent[r - 1]))]},
+        alt=f"Energy kept against rank; rank {r} keeps {percent[r - 1]:.1f} percent.",
         x_label="rank",
         y_label="energy kept, percent",
         marks={f"r = {r}": r},
@@ -75,6 +76,12 @@ def energy_chart(found: Spectrum, r: int) -> str:
         width=340,
         height=220,
     )
+
+
+def _drawn_ranks(highest: int, r: int, most: int = 100) -> list[int]:
+    """Ranks at which a narrow chart has a point: all, or an even choice with r and both ends."""
+    step = -(-highest // most)
+    return sorted({*range(1, highest + 1, step), r, highest})
 
 
 def parameters_chart(d_out: int, d_in: int, r: int) -> str:

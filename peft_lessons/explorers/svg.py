@@ -38,9 +38,12 @@ class Axis:
 
     def at(self, value: float) -> float:
         """The pixel of a number; one beyond the ends lies at the end."""
-        low, high, value = (math.log10(max(v, 1e-300)) if self.log else v for v in (self.low, self.high, value))
+        low, high = self.low, self.high
+        if self.log:
+            low, high, value = math.log10(low), math.log10(high), math.log10(max(value, 1e-300))
         share = (value - low) / (high - low) if high > low else 0.5
-        return round(self.start + min(max(share, 0.0), 1.0) * (self.end - self.start), 2)
+        share = 0.0 if share < 0 else 1.0 if share > 1 else share
+        return round(self.start + share * (self.end - self.start), 1)
 
     def ticks(self) -> list[float]:
         """About five round numbers; on a logarithmic axis powers of ten, where those are few of two, or 1, 2 and 5."""
