@@ -1,15 +1,22 @@
 """Memory measured by the allocator: the trace predicts it by category, and what is wrong is noticed."""
 
+import math
+import subprocess
+import sys
+
+import bitsandbytes
 import pytest
 import torch
+from memory_cases import CASES as MEASURED
 from models import SIZE
 from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from peft_lessons import attach
 from peft_lessons.accounting.measure import Event, Known, Mark, Stage, measure_step, replay, residues
-from peft_lessons.accounting.measure_cuda import MARKS, Peaks, read_snapshot
+from peft_lessons.accounting.measure_cuda import MARKS, Peaks, read_snapshot, record_cuda
 from peft_lessons.accounting.trace import trace_step
 from peft_lessons.bases import TextClassifier
+from peft_lessons.measured import load_measured
 from peft_lessons.methods import FullFineTuning, Head, LoRA
 
 V = 2000
@@ -212,3 +219,40 @@ def test_a_timeline_that_breaks_off_is_refused():
 def test_the_peak_of_a_step_is_that_of_its_largest_stage():
     peaks = Peaks({"forward": {"requested": 5, "reserved": 9}, "backward": {"requested": 8, "reserved": 9}}, 32)
     assert peaks.of_step("requested") == 8 and peaks.of_step("reserved") == 9
+
+
+def test_eight_bit_states_are_one_byte_a_value_and_a_scale_for_each_256():
+    model, batch, optimizer = prepare(llama, FullFineTuning(), bitsandbytes.optim.AdamW8bit, batch=1)
+    step = measure_step(model, batch, optimizer=optimizer)
+    sizes = [p.numel() for p in model.parameters()]
+    small, large = [n for n in sizes if n < 4096], [n for n in sizes if n >= 4096]
+    codes = 2 * 4 * 256  # two tables of 256 values, shared by all
+    expected = sum(8 * n for n in small) + sum(2 * (n + 4 * math.ceil(n / 256)) for n in large) + codes
+    assert step.before("forward")["optimizer states"] == expected
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_without_a_gpu_the_cuda_measurement_is_one_sentence(root):
+    command = [sys.executable, "tools/measure_memory.py", "cuda"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "This machine has no CUDA GPU that PyTorch can use; nothing was measured." in done.stderr.splitlines()
+    model, batch, optimizer = prepare(llama, LoRA(), batch=1)
+    with pytest.raises(RuntimeError, match="no CUDA GPU"):
+        measure_step(model, batch, optimizer=optimizer, record=lambda step, _: record_cuda(step, torch.device("cuda")))
+
+
+def test_the_shipped_measurement_is_complete_and_its_misses_are_explained():
+    study = load_measured("memory_cpu")
+    assert study.about["command"] == "python tools/measure_memory.py cpu" and study.about["versions"]["torch"]
+    assert [run["label"] for run in study.runs] == [case.label for case in MEASURED["cpu"]]
+    assert len(study.runs) >= 24 and len(MEASURED["cuda"]) >= 40
+    unexplained = []
+    for run in study.runs:
+        mine, real = run["predicted"], run["measured"]
+        pairs = {"peak": (mine["peak"], real["peak"])}
+        pairs |= {name: (mine["largest"][name], n) for name, n in real["largest"].items()}
+        bad = [name for name, (a, b) in pairs.items() if abs(a - b) > 1e-3 * b and abs(a - b) > 16]
+        unexplained += [(run["label"], name) for name in bad if "why" not in run]
+        assert "peak" not in bad or run["setup"]["optimizer"] == "adamw_8bit"
+    assert not unexplained

@@ -53,6 +53,7 @@ class Mark:
 
 
 Timeline: TypeAlias = "Iterable[Event | Mark]"
+Recorder: TypeAlias = Callable[[Callable[[Callable[[str], None]], None], torch.device], Timeline]
 
 
 @dataclass
@@ -78,6 +79,7 @@ def measure_step(
     loss: Loss = model_loss,
     optimizer: torch.optim.Optimizer | None = None,
     keep_output: bool = False,
+    record: Recorder | None = None,
 ) -> StepMemory:
     """Run a training step and measure what it holds; the step is that of `trace_step`, the second one.
 
@@ -90,6 +92,7 @@ def measure_step(
         loss: called with model and batch; returns the loss, or an output with a `loss`.
         optimizer: over the model's trainable parameters; none measures forward and backward alone.
         keep_output: hold the output until the next one replaces it, as `out = model(...)` in a loop does.
+        record: what runs the step and reads the allocator; the device's own where not given.
 
     Returns:
         Live bytes over the step, as `trace_step` returns them; on CUDA the bytes that were asked for.
@@ -106,14 +109,12 @@ def measure_step(
     device = trained[0].device
     if device.type not in ("cpu", "cuda"):
         raise RuntimeError(f"This model is on {device}, where nothing can be measured: only the CPU and CUDA can.")
-    if device.type == "cuda":
-        from peft_lessons.accounting.measure_cuda import record
-    else:
-        record = record_cpu
+    if record is None and device.type == "cuda":
+        from peft_lessons.accounting.measure_cuda import record_cuda as record
     stage, known = Stage(model), Known(device)
     try:
         with no_garbage_collection():
-            timeline = record(
+            timeline = (record or record_cpu)(
                 lambda mark: run_step(model, batch, loss, optimizer, keep_output, stage, known, mark), device
             )
     finally:
@@ -143,7 +144,7 @@ def run_step(
     if not keep_output:
         previous = None
     known.add_present(_states(optimizer), "optimizer states")
-    known.add_present([*model.parameters(), *model.buffers()], "weights")
+    known.add_present(_weights(model), "weights")
     known.add_present(batch.values(), "activations")
     stage.begin_again()
     mark("begin")
@@ -174,6 +175,19 @@ def run_step(
 def addresses(tensors: Iterable[Tensor]) -> set[int]:
     """Where the storages behind tensors are."""
     return {tensor.untyped_storage().data_ptr() for tensor in tensors}
+
+
+def _weights(model: nn.Module) -> Iterator[Tensor]:
+    """Parameters, buffers, and what bitsandbytes keeps beside a 4-bit weight."""
+    for tensor in [*model.parameters(), *model.buffers()]:
+        yield tensor
+        parts = [getattr(tensor, "quant_state", None)]
+        for part in parts:
+            for value in vars(part).values() if part is not None else ():
+                if isinstance(value, Tensor):
+                    yield value
+                elif type(value) is type(part):  # double quantisation: the scales have a state of their own
+                    parts.append(value)
 
 
 def _states(optimizer: torch.optim.Optimizer | None) -> list[Tensor]:

@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peft_lessons.accounting.measure import Event, Mark
+from peft_lessons.accounting.measure import Event, Mark, measure_step
+from peft_lessons.accounting.trace import StepMemory
 
 KINDS = ("requested", "allocated", "reserved")
 # A mark in the history is a piece of a size that no tensor of a step has, given and taken back at once.
@@ -40,22 +42,39 @@ class Peaks:
         return max(peaks[kind] for peaks in self.stages.values())
 
 
-def record(step: Callable[[Callable[[str], None]], None], device: torch.device) -> list[Event | Mark]:
-    """Run a step with the allocator's history on; its events and the step's marks, in order."""
-    return record_with_peaks(step, device)[0]
+def measure_with_peaks(model: nn.Module, batch: dict[str, Tensor], **options: Any) -> tuple[StepMemory, Peaks]:
+    """`measure_step` on a CUDA GPU, and the allocator's own peaks.
+
+    Args:
+        model: on a CUDA GPU.
+        batch: on the same.
+        options: those of `measure_step`.
+
+    Returns:
+        Live bytes over the step, and the peaks of its stages.
+
+    Raises:
+        RuntimeError: as `measure_step`, or this machine has no CUDA GPU.
+
+    Source: see the module.
+    """
+    peaks = Peaks()
+    return measure_step(model, batch, record=lambda step, device: record_cuda(step, device, peaks), **options), peaks
 
 
-def record_with_peaks(
-    step: Callable[[Callable[[str], None]], None], device: torch.device
-) -> tuple[list[Event | Mark], Peaks]:
-    """As `record`, and the allocator's peaks in each stage.
+def record_cuda(
+    step: Callable[[Callable[[str], None]], None], device: torch.device, peaks: Peaks | None = None
+) -> list[Event | Mark]:
+    """Run a step with the allocator's history on; its events and the step's marks, in order.
 
     Raises:
         RuntimeError: this machine has no CUDA GPU.
     """
     if not torch.cuda.is_available():
         raise RuntimeError("This machine has no CUDA GPU that PyTorch can use.")
-    peaks, stage, counting = Peaks(workspace=warm_up(device)), "forward", False
+    peaks = Peaks() if peaks is None else peaks
+    peaks.workspace = warm_up(device)
+    stage, counting = "forward", False
 
     def mark(name: str) -> None:
         nonlocal stage, counting
@@ -74,7 +93,7 @@ def record_with_peaks(
         snapshot = torch.cuda.memory._snapshot(device)
     finally:
         torch.cuda.memory._record_memory_history(None)
-    return list(read_snapshot(snapshot, device.index or 0)), peaks
+    return list(read_snapshot(snapshot, device.index or 0))
 
 
 def _keep_larger(found: dict[str, int], stats: Mapping[str, int], workspace: int) -> None:
