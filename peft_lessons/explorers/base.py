@@ -26,7 +26,6 @@ from typing import Any, ClassVar, TypeVar
 
 import ipywidgets as widgets
 from matplotlib.figure import Figure
-from traitlets import TraitError
 
 from peft_lessons.explorers import remember
 from peft_lessons.figures import show
@@ -100,7 +99,8 @@ class Explorer(widgets.VBox):
         self.problem = ""  # the sentence shown, empty where all is well
         self._name = name
         self._held = True
-        self.adjust("")
+        self._fault: Exception | None = None  # of `adjust`, to be shown instead of an answer
+        self._fit("")
         self._defaults = self.values
         self._alert = widgets.HTML()
         self._rows = [(row,) if isinstance(row, str) else row for row in self.parts]
@@ -167,7 +167,7 @@ class Explorer(widgets.VBox):
         with self._hold():
             for key in [key for key in self.controls if key in values]:
                 self.controls[key].value = values[key]
-                self.adjust(key)
+                self._fit(key)
         self._settle()
 
     def reset(self) -> None:
@@ -176,7 +176,10 @@ class Explorer(widgets.VBox):
 
     def redraw(self) -> None:
         """Show the answer to the values as they stand, or the problem with them."""
+        fault, self._fault = self._fault, None
         try:
+            if fault is not None:
+                raise fault
             answer = self.answer(self.values)
         except Exception as error:  # whatever it is, the reader sees it here and not in a server's log
             said = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
@@ -222,8 +225,15 @@ class Explorer(widgets.VBox):
         if self._held:
             return
         with self._hold():
-            self.adjust(key)
+            self._fit(key)
         self._settle()
+
+    def _fit(self, changed: str) -> None:
+        """Adjust the other controls; an error in that is shown by the next redraw."""
+        try:
+            self.adjust(changed)
+        except Exception as error:
+            self._fault = error
 
     def _settle(self) -> None:
         self.redraw()
@@ -231,11 +241,15 @@ class Explorer(widgets.VBox):
             remember.store(self._name, self.values)
 
     def _restore(self, stored: Mapping[str, Any]) -> None:
-        """Take over what still fits, value by value."""
+        """Take over what still fits, value by value: a control takes it, and there is an answer to it."""
         for key, control in self.controls.items():
-            if key in stored and type(stored[key]) is type(control.value):
-                try:
-                    control.value = stored[key]
-                except (TraitError, ValueError, TypeError):
-                    continue
+            before = control.value
+            if key not in stored or type(stored[key]) is not type(before) or stored[key] == before:
+                continue
+            try:
+                control.value = stored[key]
                 self.adjust(key)
+                self.answer(self.values)
+            except Exception:  # an old file is no reason to greet a reader with an error
+                control.value = before
+                self._fit(key)

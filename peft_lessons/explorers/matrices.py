@@ -23,6 +23,12 @@ class Matrix:
     def __init__(self, given: Any):
         self._given = given
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """d_out and d_in."""
+        d_out, d_in = np.shape(self._given)
+        return d_out, d_in
+
     @cached_property
     def W(self) -> Tensor:
         """The matrix, (d_out, d_in), in double precision."""

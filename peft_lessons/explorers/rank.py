@@ -105,7 +105,7 @@ class RankExplorer(Explorer):
         c = self.controls
         if changed == "source":
             c["matrix"].options = list(self.sources[c["source"].value])
-        d_out, d_in = self._picked(self.values).W.shape
+        d_out, d_in = self._picked(self.values).shape
         if changed in ("", "source", "matrix"):
             c["slider"].max = min(d_out, d_in)
             c["rank"].value = min(c["rank"].value, c["slider"].max)
@@ -124,7 +124,7 @@ class RankExplorer(Explorer):
             ValueError: a rank that the matrix cannot have, an alpha that is not above 0, a budget below 1.
         """
         it, r, budget = self._picked(values), values["rank"], values["budget"]
-        d_out, d_in = it.W.shape
+        d_out, d_in = it.shape
         check_rank(r, d_out, d_in)
         if budget < 1:
             raise ValueError(f"The budget is {budget} numbers; it must be at least 1.")
@@ -152,7 +152,7 @@ class RankExplorer(Explorer):
     def still(self, values: Mapping[str, Any]) -> Still:
         """The pictures, the energy and the budgets as a figure and a table."""
         it, r = self._picked(values), values["rank"]
-        d_out, d_in = it.W.shape
+        d_out, d_in = it.shape
         rows, columns = thinned(d_out, d_in)
         W, near = it.W[rows, columns], it.spectrum.approximation(r, rows, columns)
         fig, axes = plt.subplots(1, 4, figsize=(10, 2.8), width_ratios=[1, 1, 1, 1.5], layout="constrained")

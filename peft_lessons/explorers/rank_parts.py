@@ -20,7 +20,7 @@ BUDGET_HEAD = ("method", "shapes", "numbers", "highest rank", "relative error")
 
 def budget_rows(it: Matrix, budget: int) -> list[list[str]]:
     """One row of words for each method: shapes, numbers stored, highest rank, relative error."""
-    d_out, d_in = it.W.shape
+    d_out, d_in = it.shape
     smallest = {"LoRA": lora_parameters(d_out, d_in, 1), "PHM": phm_smallest(d_out, d_in)}
     rows = []
     for method, spent in it.spend(budget).items():
@@ -102,7 +102,7 @@ def parameters_chart(d_out: int, d_in: int, r: int) -> str:
 
 def update_chart(it: Matrix, r: int, alpha: float, scaling: float, kind: str) -> str:
     """The size of the update after one Adam step at each rank, for three scalings."""
-    d_out, d_in = it.W.shape
+    d_out, d_in = it.shape
     ranks = sorted({1, r, min(d_out, d_in)})
     curves = {
         **{name: [(k, first_update(d_out, k, scaling_of(name, alpha, k), LR)) for k in ranks] for name in SCALINGS},
