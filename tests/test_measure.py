@@ -1,5 +1,6 @@
 """Memory measured by the allocator: the trace predicts it by category, and what is wrong is noticed."""
 
+import json
 import math
 import subprocess
 import sys
@@ -7,13 +8,16 @@ import sys
 import bitsandbytes
 import pytest
 import torch
+from measure_memory import numbers
 from memory_cases import CASES as MEASURED
+from memory_cases import config_of
 from models import SIZE
 from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from peft_lessons import attach
 from peft_lessons.accounting.measure import Event, Known, Mark, Stage, measure_step, replay, residues
-from peft_lessons.accounting.measure_cuda import MARKS, Peaks, read_snapshot, record_cuda
+from peft_lessons.accounting.measure_cuda import KINDS, MARKS, Peaks, read_snapshot, record_cuda
+from peft_lessons.accounting.setups import trace_setup
 from peft_lessons.accounting.trace import trace_step
 from peft_lessons.bases import TextClassifier
 from peft_lessons.measured import load_measured
@@ -216,6 +220,41 @@ def test_a_timeline_that_breaks_off_is_refused():
         replay([Mark("begin"), Event(1, 10)], Known(torch.device("cpu")), Stage(torch.nn.Linear(1, 1)))
 
 
+def test_a_gpu_is_watched_from_mark_to_mark(monkeypatch):
+    """The order of calls on CUDA, with an allocator that only counts: 32 bytes of workspace, then what stages hold."""
+    current, seen = {"n": 100}, []
+
+    def stats(device):
+        return {"requested_bytes.all.current": current["n"]} | {
+            f"{kind}_bytes.all.peak": current["n"] for kind in KINDS
+        }
+
+    def synchronize(device):
+        if not seen:
+            current["n"] += 32  # the warm-up's workspace stays
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "memory_stats", stats)
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    monkeypatch.setattr(torch.cuda.memory, "_snapshot", lambda device: SNAPSHOT)
+    monkeypatch.setattr(torch.cuda.memory, "_record_memory_history", lambda enabled, **_: seen.append(enabled))
+
+    def step(mark):
+        for name, n in {"loss": 9000, "begin": 132, "backward": 500, "gradients": 600, "optimizer step": 700}.items():
+            current["n"] = n
+            mark(name)
+        current["n"] = 132
+        mark("end")
+
+    peaks = Peaks()
+    assert len(record_cuda(step, torch.device("cpu"), peaks)) == len(list(read_snapshot(SNAPSHOT)))
+    assert seen == ["all", None] and peaks.workspace == 32
+    requested = {stage: found["requested"] for stage, found in peaks.stages.items()}
+    assert requested == {"forward": 468, "backward": 668, "optimizer step": 100}
+    assert peaks.of_step("reserved") == 668
+
+
 def test_the_peak_of_a_step_is_that_of_its_largest_stage():
     peaks = Peaks({"forward": {"requested": 5, "reserved": 9}, "backward": {"requested": 8, "reserved": 9}}, 32)
     assert peaks.of_step("requested") == 8 and peaks.of_step("reserved") == 9
@@ -256,3 +295,20 @@ def test_the_shipped_measurement_is_complete_and_its_misses_are_explained():
         unexplained += [(run["label"], name) for name in bad if "why" not in run]
         assert "peak" not in bad or run["setup"]["optimizer"] == "adamw_8bit"
     assert not unexplained
+
+
+def test_the_trace_still_says_what_was_shipped():
+    shipped = {run["label"]: run for run in load_measured("memory_cpu").runs}
+    for case in MEASURED["cpu"][::4]:
+        traced = trace_setup(config_of(case.model), case.setup, case.batch, case.length)
+        assert numbers(traced) == shipped[case.label]["predicted"], case.label
+
+
+def test_a_configuration_measured_again_is_the_shipped_one(tmp_path, root):
+    case, answer = MEASURED["cpu"][0], tmp_path / "answer.json"
+    command = [sys.executable, "tools/measure_memory.py", "cpu", "--case", case.label, "--answer", str(answer)]
+    subprocess.run(command, cwd=root, check=True, capture_output=True)
+    again = json.loads(answer.read_text())
+    shipped = load_measured("memory_cpu").select(label=case.label)[0]
+    assert again["predicted"] == shipped["predicted"] and again["rules"] == shipped["rules"]
+    assert again["measured"]["peak"] == pytest.approx(shipped["measured"]["peak"], rel=1e-3)
