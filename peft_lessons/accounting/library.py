@@ -28,6 +28,7 @@ from peft_lessons.accounting.tables import Table
 from peft_lessons.bases import DATA
 
 SHAPES, TABLES = DATA / "shapes", DATA / "tables"
+_at_hand: dict[Path, Table] = {}  # kept tables that this process has read
 
 
 def shape_names() -> list[str]:
@@ -93,16 +94,12 @@ def load_table(
 
     Source: see `tables`.
     """
-    config = load_shape(source)
-    name = source if isinstance(source, str) and (SHAPES / f"{source}.json").exists() else None
-    key = setup_key(setup)
-    if name and key in (shipped := _shipped(name)):
-        return shipped[key]
+    table = table_at_hand(source, setup)
+    if table is not None:
+        return table
+    config, key = load_shape(source), setup_key(setup)
     path = _kept(config, key)
-    try:
-        return read_tables(path.read_bytes())[key]
-    except (OSError, ValueError, KeyError):  # not there, or broken: build it anew
-        table = build_table(config, setup, on_trace)
+    table = _at_hand[path] = build_table(config, setup, on_trace)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}")
@@ -111,6 +108,20 @@ def load_table(
     except OSError:  # a disk that is full or read-only costs a second next time
         pass
     return table
+
+
+def table_at_hand(source: str | PretrainedConfig, setup: Setup) -> Table | None:
+    """The table of a model and a setup if it is shipped or kept, else None."""
+    key = setup_key(setup)
+    if isinstance(source, str) and key in (shipped := _shipped(source)):
+        return shipped[key]
+    path = _kept(load_shape(source), key)
+    if path not in _at_hand and path.exists():
+        try:
+            _at_hand[path] = read_tables(path.read_bytes())[key]
+        except (OSError, ValueError, KeyError):  # broken: it will be built anew
+            return None
+    return _at_hand.get(path)
 
 
 def setup_key(setup: Setup) -> str:

@@ -122,6 +122,8 @@ def build_on_meta(config: PretrainedConfig, setup: Setup, n_layers: int | None =
     """
     name = attention_name(setup.attention, setup.device)
     config, kind = with_layers(copy.deepcopy(config), n_layers), kind_of(config)
+    if setup.logits == "chunked" and kind != "decoder":
+        raise ValueError(f"A chunked loss is for decoders; this is an {kind}.")
     auto = {"decoder": AutoModelForCausalLM, "encoder": AutoModel, "encoder-decoder": AutoModelForSeq2SeqLM}[kind]
     with torch.device("meta"):
         extra = {"add_pooling_layer": False} if kind == "encoder" else {}

@@ -9,6 +9,7 @@ Source: see `polynomials`.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -33,6 +34,15 @@ class Answer:
     def peak(self) -> int:
         """The largest number of bytes held at a time."""
         return sum(self.at_peak.values())
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One moment of a step: bytes by category as polynomials, without the optimizer's, and what its step needs."""
+
+    polynomials: np.ndarray  # (categories, columns)
+    place: str
+    update: int
 
 
 @dataclass(frozen=True)
@@ -64,22 +74,45 @@ class Table:
         Raises:
             ValueError: a number below 1, or layers that this table cannot answer.
         """
+        moment = self.peak_moment(layers, batch, length, rank, optimizer)
         values = self._values(layers, batch, length, rank)
-        states, update_needs = self.optimizer_bytes(layers, rank, optimizer)
-        live = self.moments @ values
-        live[:, STATES] += states
+        states, _ = self.optimizer_bytes(layers, rank, optimizer)
         stages = self.stages @ values
         stages[:, STATES] += states
-        update = stages[STAGES.index("optimizer step")].copy()
-        update[TEMPORARIES] += update_needs
-        totals = live.sum(1)
-        row = int(totals.argmax())
-        if update.sum() > totals[row]:
-            at_peak, place = update, "optimizer step"
-        else:
-            at_peak, place = live[row], self._place(row, layers)
         before = {name: _by_category(stages[i]) for i, name in enumerate((*STAGES, "end"))}
-        return Answer(_by_category(at_peak), place, before)
+        at_peak = moment.polynomials @ values
+        at_peak[STATES] += states
+        at_peak[TEMPORARIES] += moment.update
+        return Answer(_by_category(at_peak), moment.place, before)
+
+    def peak(self, layers: int, batch: int, length: int, rank: int = 1, optimizer: str = "adamw") -> int:
+        """The largest number of bytes held at a time, and nothing else.
+
+        Raises:
+            ValueError: as in `evaluate`.
+        """
+        values = self._values(layers, batch, length, rank)
+        states, update = self.optimizer_bytes(layers, rank, optimizer)
+        step = self._totals[1][STAGES.index("optimizer step")] @ values + update
+        return round(max(float((self._totals[0] @ values).max()), step) + states)
+
+    @cached_property
+    def _totals(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.moments.sum(1), self.stages.sum(1)
+
+    def peak_moment(self, layers: int, batch: int, length: int, rank: int = 1, optimizer: str = "adamw") -> Moment:
+        """The moment of the peak, as polynomials.
+
+        Raises:
+            ValueError: as in `evaluate`.
+        """
+        values = self._values(layers, batch, length, rank)
+        _, update = self.optimizer_bytes(layers, rank, optimizer)
+        totals = self._totals[0] @ values
+        row, step = int(totals.argmax()), STAGES.index("optimizer step")
+        if self._totals[1][step] @ values + update > totals[row]:
+            return Moment(self.stages[step], "optimizer step", update)
+        return Moment(self.moments[row], self._place(row, layers), 0)
 
     def curve(
         self, layers: int, batch: int, length: int, rank: int = 1, optimizer: str = "adamw"
