@@ -49,6 +49,21 @@ STYLE = """<style>
 .peft-explorer :focus-visible { outline: 2px solid #0072B2; outline-offset: 1px; }
 </style>"""
 
+# In JupyterLab's command mode the notebook takes arrow keys, letters and Enter from a list that has the focus (known as
+# ipywidgets issue 3912), and a slider's handle has no name. Inside explorers, whatever gets the focus keeps its keys,
+# and a handle gets its label.
+KEYS = """if (!window.peftExplorers) {
+  window.peftExplorers = true;
+  document.addEventListener('focusin', ({target}) => {
+    if (!target.closest('.peft-explorer')) return;
+    target.setAttribute('data-lm-suppress-shortcuts', 'true');
+    const slider = target.closest('.widget-slider');
+    if (slider) target.setAttribute('aria-label', slider.querySelector('label').textContent);
+  });
+}"""
+PIXEL = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
+PAGE = f'{STYLE}<img alt="" hidden src="{PIXEL}" onload="{escape(KEYS)}">'  # a script in a widget's HTML would not run
+
 
 @dataclass(frozen=True)
 class Still:
@@ -115,7 +130,7 @@ class Explorer(widgets.VBox):
             control.observe(lambda _, key=key: self._changed(key), "value")
         flow = widgets.Layout(flex_flow="row wrap", align_items="center", grid_gap="2px 24px")
         box = widgets.Box((*self.controls.values(), self.reset_button), layout=flow)
-        top = widgets.HTML(f"{STYLE}<h3>{escape(self.heading)}</h3>")
+        top = widgets.HTML(f"{PAGE}<h3>{escape(self.heading)}</h3>")
         super().__init__((top, box, self._alert, self._results))
         self.add_class("peft-explorer")
         self._restore(remember.load(name))
