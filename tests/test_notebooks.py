@@ -197,6 +197,8 @@ def test_make_notebooks_takes_out_what_belongs_to_one_run() -> None:
 # ---- the package's public docstrings ----
 
 MODULES = ["", ".methods", ".checks", ".prompting", ".figures"]
+MODULES += [".accounting.spectrum", ".accounting.budgets", ".accounting.updates"]
+MODULES += [f".explorers.{name}" for name in ("base", "picture", "rank", "remember", "svg")]
 
 
 def public(module: ModuleType) -> list[tuple[str, Any]]:

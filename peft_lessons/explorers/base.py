@@ -91,7 +91,7 @@ def labelled(kind: type[Control], label: str, tip: str, **traits: Any) -> Contro
     """
     if not label.strip() or not tip.strip():
         raise ValueError(f"A control's label is {label!r} and its tip {tip!r}; both need words.")
-    layout = {"width": "25em", "max_width": "100%"} | traits.pop("layout", {})
+    layout = {"width": "22em", "max_width": "100%"} | traits.pop("layout", {})
     return kind(description=label, tooltip=tip, layout=widgets.Layout(**layout), **traits)
 
 
@@ -123,7 +123,8 @@ class Explorer(widgets.VBox):
         self._results = widgets.HTML()  # one trait for all parts: one message a redraw
         self.reset_button = widgets.Button(description="Reset", tooltip="all controls as they were at first")
         self.reset_button.on_click(lambda _: self.reset())
-        wide = f"{2 + max((len(c.description) for c in self.controls.values()), default=0)}ch"
+        beside = [c.description for c in self.controls.values() if not isinstance(c, widgets.Checkbox)]
+        wide = f"{1 + max(map(len, beside), default=0)}ch"
         for key, control in self.controls.items():
             if hasattr(control.style, "description_width"):
                 control.style.description_width = wide

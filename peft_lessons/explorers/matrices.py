@@ -86,7 +86,7 @@ def listed(source: Any) -> tuple[str, dict[str, Matrix]]:
     """
     if isinstance(source, nn.Module):
         config = getattr(source, "config", None)
-        label = getattr(config, "_name_or_path", "") or type(source).__name__
+        label = (getattr(config, "_name_or_path", "") or type(source).__name__).rstrip("/").split("/")[-1]
         weights = [(name, p) for name, p in source.named_parameters() if p.dim() == 2 and p.is_floating_point()]
         tables = {id(module.weight) for module in source.modules() if isinstance(module, nn.Embedding)}
         found = {name: Matrix(p) for name, p in sorted(weights, key=lambda pair: id(pair[1]) in tables)}
