@@ -13,7 +13,7 @@ import numpy as np
 from torch import nn
 from transformers import PretrainedConfig
 
-from peft_lessons.accounting.optimizers import Tensor2D
+from peft_lessons.accounting.optimizers import Tensor2D, tensor_of
 from peft_lessons.accounting.polynomials import LENGTHS, Ambiguous, Timeline, free_primes
 from peft_lessons.accounting.setups import CHUNKS, Setup, build_on_meta, trace_setup, traced
 from peft_lessons.accounting.tables import LAYERS, SECTIONS, Table
@@ -161,7 +161,7 @@ def _tensors(models: Sequence[nn.Module], rank: int) -> tuple[tuple[Tensor2D, ..
     Raises:
         NotAligned: the layers do not train the same tensors.
     """
-    lists = [[_tensor(p, rank) for p in model.parameters() if p.requires_grad] for model in models]
+    lists = [[_ranked_tensor(p, rank) for p in model.parameters() if p.requires_grad] for model in models]
     if len(lists) == 1:
         return (), (), tuple(lists[0])
     small, large = lists
@@ -172,10 +172,9 @@ def _tensors(models: Sequence[nn.Module], rank: int) -> tuple[tuple[Tensor2D, ..
     return tuple(small[: front - LAYERS[0] * period]), tuple(large[front : front + period]), tuple(small[front:])
 
 
-def _tensor(parameter: nn.Parameter, rank: int) -> Tensor2D:
-    shape = (0, *parameter.shape) if parameter.dim() == 1 else (parameter.shape[0], parameter[0].numel())
-    rows, columns = (-1 if n == rank else int(n) for n in shape)
-    return Tensor2D(rows, columns, parameter.element_size())
+def _ranked_tensor(parameter: nn.Parameter, rank: int) -> Tensor2D:
+    rows, columns, item = tensor_of(parameter)
+    return Tensor2D(*(-1 if n == rank else n for n in (rows, columns)), item)
 
 
 def _check(table: Table, config: PretrainedConfig, setup: Setup) -> None:

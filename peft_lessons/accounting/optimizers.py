@@ -70,6 +70,12 @@ class Tensor2D(NamedTuple):
         return self.values * self.item
 
 
+def tensor_of(parameter: nn.Parameter) -> Tensor2D:
+    """A parameter's rows, columns and bytes of a number."""
+    rows, columns = (0, len(parameter)) if parameter.dim() == 1 else (len(parameter), parameter[0].numel())
+    return Tensor2D(rows, columns, parameter.element_size())
+
+
 def state_bytes(optimizer: str, tensors: Sequence[Tensor2D]) -> int:
     """Bytes of the states that an optimizer keeps for these tensors."""
     if optimizer == "sgd":

@@ -107,8 +107,9 @@ def with_layers(config: PretrainedConfig, n_layers: int | None) -> PretrainedCon
     """The same configuration with another number of layers; an encoder-decoder gets as many of each."""
     if n_layers is None:
         return config
-    # `layer_types` has one entry a layer and is made anew; what is None was not in the file either.
-    fields = {k: v for k, v in config.to_dict().items() if k != "layer_types" and v is not None}
+    fields = {k: v for k, v in config.to_dict().items() if k != "layer_types"}  # one entry a layer, made anew
+    if fields.get("loss_type") is None:  # "not set", which transformers does not read back as such
+        fields.pop("loss_type", None)
     if "num_decoder_layers" in fields:
         fields["num_decoder_layers"] = n_layers
     return type(config).from_dict(fields | {"num_hidden_layers": n_layers})
