@@ -191,6 +191,12 @@ def test_what_stands_in_the_saved_page_is_the_same_in_every_run() -> None:
     assert repr(Ratio()) == repr(Ratio()) and len(repr(explore_rank())) <= 110  # ipywidgets cuts longer ones
 
 
+def test_nothing_below_the_explorers_knows_widgets(root: Path) -> None:
+    package = root / "peft_lessons"
+    below = [path for path in package.rglob("*.py") if path.parent.name != "explorers"]
+    assert below and not [path.name for path in below if "ipywidgets" in path.read_text(encoding="utf-8")]
+
+
 # ---- pictures ----
 
 PICTURES = {

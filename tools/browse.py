@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -224,13 +223,19 @@ def redraw_latency(page: Any, label: str, moves: int = 15, explorer: int = 0) ->
     return taken
 
 
-def bench_redraw(notebook_code: str, label: str, moves: int = 15) -> float:
-    """The median of `redraw_latency` in JupyterLab, on a notebook of one cell that shows an explorer."""
+def redraw_in_lab(code: str, label: str, moves: int = 15) -> list[float]:
+    """`redraw_latency` in JupyterLab, on a notebook of one cell that shows an explorer: for the bench.
+
+    Args:
+        code: the cell, whose last expression is the explorer.
+        label: of the slider that is moved.
+        moves: how many times.
+    """
     with lab() as (url, lessons), browser_page() as page:
-        write_notebook(lessons / "bench.ipynb", notebook_code)
+        write_notebook(lessons / "bench.ipynb", code)
         run_all(page, url, "bench.ipynb")
         page.locator(".peft-explorer").first.wait_for()
-        return statistics.median(redraw_latency(page, label, moves))
+        return redraw_latency(page, label, moves)
 
 
 def screenshot(page: Any, name: str) -> None:
