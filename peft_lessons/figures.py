@@ -7,6 +7,7 @@ Source: the colours are those of Okabe and Ito 2008, chosen to stay apart for co
 """
 
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -28,6 +29,7 @@ STYLES: dict[str, tuple[str, str]] = {  # name -> colour, marker
     "chance": ("#777777", "x"),
     "full, random weights": ("#000000", "*"),
 }
+CATEGORY_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # of a step's memory, in order
 OTHERS = (("#E69F00", "P"), ("#000000", "*"), ("#56B4E9", "v"), ("#009E73", "^"), ("#CC79A7", "D"))
 
 
@@ -125,6 +127,41 @@ def plot_matrix(ax: Axes, matrix: np.ndarray, title: str, *, limit: float | None
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
     return matrix
+
+
+def plot_step(ax: Axes, live: np.ndarray, categories: Sequence[str], begins: Mapping[str, int]) -> tuple[float, str]:
+    """What a training step holds from moment to moment, one category on the other; its peak is marked.
+
+    Stages are drawn equally wide, as some of them have thousands of moments and some a few.
+
+    Args:
+        ax: where to draw.
+        live: what is held at each moment, in the order of the step, (moments, categories).
+        categories: names of the columns, from the bottom up.
+        begins: stage -> its first moment, in order.
+
+    Returns:
+        The height of the peak, and its stage.
+
+    Raises:
+        ValueError: the columns have not as many names.
+    """
+    live = np.asarray(live, dtype=float)
+    if live.shape[1] != len(categories):
+        raise ValueError(f"There are {live.shape[1]} columns and {len(categories)} names.")
+    edges = [*begins.values(), len(live)]
+    x = np.concatenate([i + np.arange(b - a) / (b - a) for i, (a, b) in enumerate(itertools.pairwise(edges)) if b > a])
+    x, heights = np.append(x, len(begins)), np.append(live, live[-1:], axis=0)
+    ax.stackplot(x, heights.T, labels=categories, colors=CATEGORY_COLOURS, step="post", linewidth=0)
+    for position, stage in enumerate(begins):
+        ax.axvline(position, color="#777777", linewidth=0.6)
+        ax.text(position + 0.5, 1.01, stage, transform=ax.get_xaxis_transform(), ha="center", va="bottom", fontsize=8)
+    totals = live.sum(1)
+    top = int(totals.argmax())
+    ax.plot(x[top], totals[top], marker="v", color="#000000", markersize=6, clip_on=False)
+    ax.set(xlim=(0, len(begins)), xticks=[], ylim=(0, 1.08 * totals[top]))
+    ax.grid(axis="x", visible=False)
+    return float(totals[top]), [stage for stage, first in begins.items() if first <= top][-1]
 
 
 def _label_ends(ax: Axes, x: float, ends: Mapping[str, float]) -> None:

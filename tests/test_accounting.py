@@ -5,9 +5,11 @@ import re
 import models
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, RobertaConfig, RobertaModel
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, RobertaConfig, RobertaModel
 
 from peft_lessons import attach, count_parameters, fit, load_base, merge
+from peft_lessons.accounting.library import predict_memory
+from peft_lessons.accounting.setups import Setup, trace_setup
 from peft_lessons.bases import DATA
 from peft_lessons.methods import FullFineTuning, Head, LoRA
 
@@ -77,3 +79,12 @@ def test_the_readmes_minutes_are_those_of_the_bench():
     measured = dict(re.findall(r"^  (\d\d)_\w+ +(\d+)$", (root / "data/measured/bench.txt").read_text(), re.MULTILINE))
     stated = dict(re.findall(r"^\| (\d\d) \|.*\| ([\d.]+) \|$", (root / "README.md").read_text(), re.MULTILINE))
     assert stated and stated == {lesson: f"{int(seconds) / 60:.1f}" for lesson, seconds in measured.items()}
+
+
+def test_a_step_is_predicted_with_the_layers_rank_and_optimizer_that_were_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("PEFT_LESSONS_HOME", str(tmp_path))
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = LlamaConfig(**sizes, num_hidden_layers=6, vocab_size=300, tie_word_embeddings=False)
+    setup = Setup(LoRA(r=5, target_modules="all-linear"), weights="float32", optimizer="sgd_momentum")
+    predicted, direct = predict_memory(config, setup, 2, 40), trace_setup(config, setup, 2, 40)
+    assert (predicted.peak, predicted.at_peak, predicted.place) == (direct.peak, direct.at_peak(), direct.peak_place)

@@ -69,3 +69,19 @@ def test_a_figure_needs_alt_text_and_carries_it(ax, monkeypatch):
     assert raw and not rest and data["text/plain"] == "A line." == metadata["image/png"]["alt"]
     assert data["image/png"].startswith(b"\x89PNG")
     assert not plt.fignum_exists(ax.figure.number)
+
+
+def test_a_step_is_drawn_category_on_category_and_its_peak_is_found(ax):
+    live = np.array([[1, 0], [1, 2], [1, 4], [1, 1], [1, 3]])
+    begins = {"forward": 0, "backward": 2, "optimizer step": 4}
+    assert figures.plot_step(ax, live, ["weights", "activations"], begins) == (5, "backward")
+    tops = [area.get_paths()[0].vertices[:, 1].max() for area in ax.collections]
+    assert tops == [1, 5]
+    (marker,) = [line for line in ax.lines if line.get_marker() == "v"]
+    assert (marker.get_xdata()[0], marker.get_ydata()[0]) == (1, 5)
+    assert [text.get_text() for text in ax.texts] == list(begins)
+
+
+def test_a_step_with_another_number_of_names_is_refused(ax):
+    with pytest.raises(ValueError, match="2 columns and 1 names"):
+        figures.plot_step(ax, np.ones((3, 2)), ["weights"], {"forward": 0})

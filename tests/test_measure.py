@@ -147,6 +147,22 @@ def test_wrong_accounting_is_noticed(wrong):
     ] in off
 
 
+def test_a_bare_layer_has_no_output_layer_and_so_its_loss_stage_is_empty():
+    layer = torch.nn.Linear(6, 4, bias=False)
+    batch = {"x": torch.randn(3, 6)}
+    optimizer = torch.optim.AdamW(layer.parameters(), foreach=False)
+
+    def loss(model, batch):
+        return model(batch["x"]).square().sum()
+
+    for watch in (trace_step, measure_step):
+        step = watch(layer, batch, loss=loss, optimizer=optimizer)
+        assert list(step.marks) == ["forward", "backward", "optimizer step"]
+        found = step.at_peak()
+        assert (found["weights"], found["gradients"], found["activations"], found["loss"]) == (96, 96, 72, 0)
+        assert step.peak_place == "optimizer step"
+
+
 def test_nothing_trainable_and_no_memory_are_one_sentence():
     model = llama().requires_grad_(False)
     with pytest.raises(RuntimeError, match="Nothing in this model is trainable: attach a method first."):

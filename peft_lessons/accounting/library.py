@@ -24,7 +24,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 from peft_lessons.accounting.building import build_table
 from peft_lessons.accounting.optimizers import Tensor2D
 from peft_lessons.accounting.setups import Setup
-from peft_lessons.accounting.tables import Table
+from peft_lessons.accounting.tables import Answer, Table
 from peft_lessons.bases import DATA
 
 SHAPES, TABLES = DATA / "shapes", DATA / "tables"
@@ -108,6 +108,32 @@ def load_table(
     except OSError:  # a disk that is full or read-only costs a second next time
         pass
     return table
+
+
+def predict_memory(
+    source: str | PretrainedConfig,
+    setup: Setup,
+    batch: int,
+    length: int,
+    on_trace: Callable[[int, int], None] | None = None,
+) -> Answer:
+    """What one training step of a model holds, by its table: the model's own layers, the setup's rank and optimizer.
+
+    Args:
+        source: what `load_shape` takes.
+        setup: every other choice.
+        batch: sequences in a batch.
+        length: tokens in a sequence.
+        on_trace: as in `load_table`.
+
+    Raises:
+        ValueError: the setup does not fit the model, or batch or length is below 1.
+        FileNotFoundError: no such shape.
+
+    Source: see `tables`.
+    """
+    table, rank = load_table(source, setup, on_trace), getattr(setup.method, "r", 1)
+    return table.evaluate(load_shape(source).num_hidden_layers, batch, length, rank, setup.optimizer)
 
 
 def table_at_hand(source: str | PretrainedConfig, setup: Setup) -> Table | None:

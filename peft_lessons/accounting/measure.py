@@ -153,7 +153,7 @@ def run_step(
     if not keep_output:
         out = None
     previous = None
-    stage.go("loss")
+    stage.after_forward()
     total.backward()
     known.gradients |= addresses(p.grad for p in trained if p.grad is not None)
     mark("gradients")

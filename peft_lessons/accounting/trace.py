@@ -118,6 +118,7 @@ class Stage:
         self._nodes: list[tuple[int, str]] = []  # autograd's running number at the entry of each module
         self._hooks = [module.register_forward_pre_hook(self._enter(name)) for name, module in _blocks(model)]
         head = output_layer(model)
+        self._head = head is not None
         if head is not None:
             self._hooks.append(head.register_forward_pre_hook(self._enter_head))
 
@@ -152,6 +153,10 @@ class Stage:
         if name != self.name:
             self.name = name
             self.on_change(name)
+
+    def after_forward(self) -> None:
+        """The loss is there: its own gradient comes next, or backward where no output layer tells them apart."""
+        self.go("loss" if self._head else "backward")
 
     def close(self) -> None:
         """Take the hooks off the model."""
@@ -312,13 +317,14 @@ def trace_step(
             if not keep_output:
                 out = None
             previous = None
-            stage.go("loss")
+            stage.after_forward()
             total.backward()
             mode.relabel([p.grad for p in trained if p.grad is not None], "gradients")
             del total
             stage.go("optimizer step")
             if optimizer is not None:
-                optimizer.step()
+                with torch._C.DisableTorchFunction():  # an autocast around the step does not reach the optimizer
+                    optimizer.step()
                 mode.relabel(iter(_states(optimizer)), "optimizer states")
                 optimizer.zero_grad(set_to_none=True)
             else:
