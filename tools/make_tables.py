@@ -22,6 +22,8 @@ def common_setups(kind: str) -> Iterator[Setup]:
             rest = {"checkpointing": checkpointing, "logits": logits}
             for weights in ("bfloat16", "float32"):
                 yield Setup(FullFineTuning(), weights=weights, **rest)
+            for method in (FullFineTuning(), LoRA(), LoRA(target_modules="all-linear")):
+                yield Setup(method, weights="float32", autocast=True, **rest)
             for weights in ("bfloat16", "float32", "nf4"):
                 yield Setup(Head(), weights=weights, **rest)
                 for targets in ("attention", "all-linear"):

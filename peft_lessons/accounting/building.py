@@ -73,6 +73,8 @@ def _build(
             timelines.append(Timeline(at, batch, rank))
     parts = _align(*timelines) if len(timelines) == 2 else _alone(timelines[0])
     keep = set(timelines[0].peaks())
+    for one, other in ((1, 2), (2, 1), (4, 5), (5, 4)):  # a layer and its repetition keep the same moments
+        keep |= {x for x, y in zip(parts.sections[one], parts.sections[other], strict=True) if y in keep}
     rows = [[row for row in part if row in keep] for part in parts.sections]
     moments = np.stack([parts.polynomial(row) for part in rows for row in part])
     marks = timelines[0].marks
@@ -174,7 +176,7 @@ def _tensors(models: Sequence[nn.Module], rank: int) -> tuple[tuple[Tensor2D, ..
 
 def _ranked_tensor(parameter: nn.Parameter, rank: int) -> Tensor2D:
     rows, columns, item = tensor_of(parameter)
-    return Tensor2D(*(-1 if n == rank else n for n in (rows, columns)), item)
+    return Tensor2D(-1 if rows == rank else rows, -1 if columns == rank else columns, item)
 
 
 def _check(table: Table, config: PretrainedConfig, setup: Setup) -> None:

@@ -10,11 +10,11 @@ et al. 2022 do the same for a GPT layer.
 
 from dataclasses import dataclass
 
-from peft_lessons.accounting.polynomials import N_TERMS
+from peft_lessons.accounting.polynomials import N_TERMS, length_terms
 from peft_lessons.accounting.tables import STATES, TEMPORARIES, Table
 from peft_lessons.accounting.trace import CATEGORIES
 
-LENGTH_TERMS = ("", "tokens", "tokens²", "tokens up to 32", "(tokens up to 32)²", "tokens × tokens up to 32")
+LENGTH_TERMS = ("", "tokens", "tokens²", *(f"{f}tokens up to {n}" for n in (32, 16) for f in ("", "tokens × ")))
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,7 @@ def terms(table: Table, layers: int, batch: int, length: int, rank: int = 1, opt
         ValueError: as in `Table.evaluate`.
     """
     moment = table.peak_moment(layers, batch, length, rank, optimizer)
-    padded = -(-length // 32) * 32
-    lengths = (1, length, length**2, padded, padded**2, length * padded)
+    lengths = length_terms(length)
     found = []
     for row, category in zip(moment.polynomials, CATEGORIES, strict=True):
         for coefficient, column in zip(row, table.columns, strict=True):

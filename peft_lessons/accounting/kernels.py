@@ -20,6 +20,8 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import create_position_bias_mask, repeat_kv
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 
+from peft_lessons.accounting.autocast import as_product
+
 KERNELS = ("flash", "efficient", "math", "eager")
 
 
@@ -76,6 +78,7 @@ def _attention(name: str, device: str):  # type: ignore[no-untyped-def]
         position_bias: Tensor | None = None,
         **_: object,
     ) -> tuple[Tensor, None]:
+        query, key, value = as_product(query, key, value)
         causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
         if position_bias is not None:
             attention_mask = create_position_bias_mask(position_bias, attention_mask, causal, query, key)

@@ -2,8 +2,8 @@
 
 The bytes of one storage are  c · batch^β · r^ρ · p(length)  with β and ρ 0 or 1. Batch and rank are traced as primes
 that divide nothing else, so divisibility tells β and ρ; four lengths tell p, of degree two at most, in the length or in
-the length rounded up to 32 (the efficient attention kernel pads). Layers repeat: a model with one layer more has the
-same events with one period more in the forward and one in the backward pass.
+the length rounded up to 32 or 16 (the efficient attention kernel pads). Layers repeat: a model with one layer more has
+the same events with one period more in the forward and one in the backward pass.
 
 Source: the observation is ours; each table is checked against a direct trace when it is built.
 """
@@ -17,17 +17,17 @@ from peft_lessons.accounting.trace import CATEGORIES, StepMemory
 
 LENGTHS = (72, 136, 264, 400)
 PRIMES = (61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113)
-# length terms: 1, T, T², U, U² and TU with U = T rounded up to a multiple of 32
-BASES: tuple[tuple[int, ...], ...] = ((0,), (1,), (2,), (3,), (4,), (0, 1), (0, 1, 2), (0, 3), (1, 3), (5,))
-N_TERMS = 6
+# length terms: 1, T, T², U, TU, S, TS with U and S = T rounded up to a multiple of 32 and of 16
+BASES: tuple[tuple[int, ...], ...] = ((0,), (1,), (2,), (3,), (4,), (5,), (6,), (0, 1), (1, 2), (0, 1, 2))
+N_TERMS = 7
 COLUMNS = 2 * 2 * N_TERMS  # (β, ρ, term)
 DEATH = ("-",)
 
 
 def length_terms(length: int) -> list[int]:
     """The length terms' values at one length."""
-    padded = -(-length // 32) * 32
-    return [1, length, length**2, padded, padded**2, length * padded]
+    to_32, to_16 = (-(-length // n) * n for n in (32, 16))
+    return [1, length, length**2, to_32, length * to_32, to_16, length * to_16]
 
 
 def monomials(layers: int, batch: int, length: int, rank: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
 
+from peft_lessons.accounting.autocast import MetaAutocast, recompute
 from peft_lessons.accounting.kernels import KERNELS, attention_name, kernels
 from peft_lessons.accounting.optimizers import OPTIMIZERS
 from peft_lessons.accounting.quantized import quantize
@@ -50,6 +51,7 @@ class Setup:
         checkpointing: keep each layer's input only, and compute the layer again in the backward pass.
         padding: the batch has padding, so that attention needs a mask.
         keep_output: `out = model(...)` stays alive until the next step's replaces it.
+        autocast: with "float32" weights, run the forward pass under `torch.autocast` in bfloat16.
         upcast: with "nf4", what peft's `prepare_model_for_kbit_training` does to the rest: float32.
         device: whose kernels run, "cuda" or "cpu".
 
@@ -68,6 +70,7 @@ class Setup:
     checkpointing: bool = False
     padding: bool = False
     keep_output: bool = False
+    autocast: bool = False
     upcast: bool = False
     device: str = "cuda"
 
@@ -79,6 +82,8 @@ class Setup:
             raise ValueError(f"method is {self.method!r}; it must be a method such as LoRA(r=8).")
         if self.upcast and self.weights != "nf4":
             raise ValueError('upcast is about 4-bit models: it needs weights="nf4".')
+        if self.autocast and self.weights != "float32":
+            raise ValueError('autocast is about float32 weights: it needs weights="float32".')
         if self.logits == "chunked" and self.keep_output:
             raise ValueError("A chunked loss never has the whole output, so there is nothing to keep.")
 
@@ -125,6 +130,7 @@ def build_on_meta(config: PretrainedConfig, setup: Setup, n_layers: int | None =
     config, kind = with_layers(copy.deepcopy(config), n_layers), kind_of(config)
     if setup.logits == "chunked" and kind != "decoder":
         raise ValueError(f"A chunked loss is for decoders; this is an {kind}.")
+    config.use_cache = config.use_cache and not setup.checkpointing
     auto = {"decoder": AutoModelForCausalLM, "encoder": AutoModel, "encoder-decoder": AutoModelForSeq2SeqLM}[kind]
     with torch.device("meta"):
         extra = {"add_pooling_layer": False} if kind == "encoder" else {}
@@ -143,10 +149,13 @@ def build_on_meta(config: PretrainedConfig, setup: Setup, n_layers: int | None =
             for parameter in module.parameters():
                 if parameter.requires_grad:
                     parameter.data = parameter.data.to(TYPES[setup.adapters])
+    if getattr(model, "loss_type", "") is None:  # transformers' own default, without its warning
+        model.loss_type = "ForCausalLM"
     if setup.checkpointing:
-        config.use_cache = False
         inner = model.encoder if kind == "encoder" else model
-        inner.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
+        inner.gradient_checkpointing_enable(
+            {"use_reentrant": False, "preserve_rng_state": False, "context_fn": recompute}
+        )
     return model.train()
 
 
@@ -181,7 +190,8 @@ def chunked_loss(model: nn.Module, batch: dict[str, Tensor], chunks: int = CHUNK
     following = F.pad(labels[:, 1:], (0, 1), value=-100)
     parts = zip(hidden.chunk(chunks, 1), following.chunk(chunks, 1), strict=True)
     head: Any = output_layer(model)
-    losses = [checkpoint(_summed, head, h, y, use_reentrant=False, preserve_rng_state=False) for h, y in parts]
+    again: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False, "context_fn": recompute}
+    losses = [checkpoint(_summed, head, h, y, **again) for h, y in parts]
     return torch.stack(losses).sum() / (following != -100).sum()
 
 
@@ -225,12 +235,15 @@ def traced(
     optimizer: torch.optim.Optimizer | None,
 ) -> StepMemory:
     """`trace_step` of a model from `build_on_meta`, with the setup's kernels and loss."""
+    loss = chunked_loss if setup.logits == "chunked" else model_loss
+    scalar = 0.0 if setup.padding else 1.0
+    given = batch_on_meta(config, batch, length)
     with kernels(setup.device):
-        return trace_step(
-            model,
-            batch_on_meta(config, batch, length),
-            loss=chunked_loss if setup.logits == "chunked" else model_loss,
-            optimizer=optimizer,
-            keep_output=setup.keep_output,
-            scalar=0.0 if setup.padding else 1.0,
-        )
+        if not setup.autocast:
+            return trace_step(
+                model, given, loss=loss, optimizer=optimizer, keep_output=setup.keep_output, scalar=scalar
+            )
+        with MetaAutocast(setup.device) as cast:
+            return trace_step(
+                model, given, loss=cast.around(loss), optimizer=optimizer, keep_output=setup.keep_output, scalar=scalar
+            )
