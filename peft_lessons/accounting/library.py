@@ -29,6 +29,7 @@ from peft_lessons.bases import DATA
 
 SHAPES, TABLES = DATA / "shapes", DATA / "tables"
 FORMAT = 2  # of the files; one more whenever the columns of a table change
+_version = lru_cache(version)  # reads a file each time
 _at_hand: dict[Path, Table] = {}  # kept tables that this process has read
 
 
@@ -163,7 +164,7 @@ def setup_key(setup: Setup) -> str:
 
 def _kept(config: PretrainedConfig, key: str) -> Path:
     home = os.environ.get("PEFT_LESSONS_HOME") or user_data_dir("peft_lessons")
-    made_by = [FORMAT, version("torch"), version("transformers"), config.to_json_string(use_diff=False), key]
+    made_by = [FORMAT, _version("torch"), _version("transformers"), config.to_json_string(use_diff=False), key]
     return Path(home) / "tables" / f"{hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:24]}.npz"
 
 
