@@ -149,13 +149,21 @@ def plot_step(ax: Axes, live: np.ndarray, categories: Sequence[str], begins: Map
     live = np.asarray(live, dtype=float)
     if live.shape[1] != len(categories):
         raise ValueError(f"There are {live.shape[1]} columns and {len(categories)} names.")
-    edges = [*begins.values(), len(live)]
+    edges = [0, *list(begins.values())[1:], len(live)]  # what is there before the step goes with its first stage
     x = np.concatenate([i + np.arange(b - a) / (b - a) for i, (a, b) in enumerate(itertools.pairwise(edges)) if b > a])
     x, heights = np.append(x, len(begins)), np.append(live, live[-1:], axis=0)
     ax.stackplot(x, heights.T, labels=categories, colors=CATEGORY_COLOURS, step="post", linewidth=0)
     for position, stage in enumerate(begins):
         ax.axvline(position, color="#777777", linewidth=0.6)
-        ax.text(position + 0.5, 1.01, stage, transform=ax.get_xaxis_transform(), ha="center", va="bottom", fontsize=8)
+        ax.text(
+            position + 0.5,
+            1.01,
+            stage.replace(" ", "\n"),
+            transform=ax.get_xaxis_transform(),
+            ha="center",
+            va="bottom",
+            fontsize=8,
+        )
     totals = live.sum(1)
     top = int(totals.argmax())
     ax.plot(x[top], totals[top], marker="v", color="#000000", markersize=6, clip_on=False)

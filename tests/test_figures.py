@@ -73,13 +73,13 @@ def test_a_figure_needs_alt_text_and_carries_it(ax, monkeypatch):
 
 def test_a_step_is_drawn_category_on_category_and_its_peak_is_found(ax):
     live = np.array([[1, 0], [1, 2], [1, 4], [1, 1], [1, 3]])
-    begins = {"forward": 0, "backward": 2, "optimizer step": 4}
+    begins = {"forward": 1, "backward": 2, "optimizer step": 4}  # row 0 is before the step
     assert figures.plot_step(ax, live, ["weights", "activations"], begins) == (5, "backward")
     tops = [area.get_paths()[0].vertices[:, 1].max() for area in ax.collections]
     assert tops == [1, 5]
     (marker,) = [line for line in ax.lines if line.get_marker() == "v"]
     assert (marker.get_xdata()[0], marker.get_ydata()[0]) == (1, 5)
-    assert [text.get_text() for text in ax.texts] == list(begins)
+    assert [text.get_text() for text in ax.texts] == ["forward", "backward", "optimizer\nstep"]
 
 
 def test_a_step_with_another_number_of_names_is_refused(ax):

@@ -65,7 +65,7 @@ def prepare(make, method, optimizer=adamw, dtype=torch.float32, checkpointing=Fa
     """A model with its method, a batch and an optimizer, as a training loop has them."""
     model = make().to(dtype)
     if checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
+        model.activation_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
     attach(model, method)
     torch.manual_seed(0)
     ids = torch.randint(3, V, (batch, length))

@@ -82,7 +82,7 @@ def build(case: Case, config: PretrainedConfig) -> torch.nn.Module:
     if setup.checkpointing:
         inner = model.encoder if isinstance(model, TextClassifier) else model
         inner.config.use_cache = False
-        inner.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
+        inner.activation_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
     return model.train()
 
 

@@ -153,7 +153,7 @@ def build_on_meta(config: PretrainedConfig, setup: Setup, n_layers: int | None =
         model.loss_type = "ForCausalLM"
     if setup.checkpointing:
         inner = model.encoder if kind == "encoder" else model
-        inner.gradient_checkpointing_enable(
+        inner.activation_checkpointing_enable(
             {"use_reentrant": False, "preserve_rng_state": False, "context_fn": recompute}
         )
     return model.train()
