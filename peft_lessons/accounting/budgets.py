@@ -53,7 +53,7 @@ class Products:
 
     def __init__(self, matrix: Tensor):
         self.matrix = matrix
-        self._squares: dict[tuple[int, int], Tensor] = {}
+        self._errors: dict[tuple[int, int], list[float]] = {}  # (a1, b1) -> error of 0, 1, ... terms
 
     def error(self, a1: int, b1: int, terms: int = 1) -> float:
         """‖W - Ŵ‖ / ‖W‖ of the nearest sum of so many products with A of a1 × b1.
@@ -61,12 +61,21 @@ class Products:
         Raises:
             ValueError: a1 does not divide d_out, or b1 does not divide d_in.
         """
-        if (a1, b1) not in self._squares:
+        if (a1, b1) not in self._errors:
             blocks = rearranged(self.matrix, a1, b1)
             blocks = blocks.T if blocks.shape[0] > blocks.shape[1] else blocks
-            self._squares[a1, b1] = torch.linalg.eigvalsh(blocks @ blocks.T)  # squared singular values, rising
-        squares = self._squares[a1, b1]
-        return math.sqrt(max(0.0, float(squares[:-terms].sum() / squares.sum())))
+            squares = torch.linalg.eigvalsh(blocks @ blocks.T).clamp(min=0)  # squared singular values, rising
+            left = squares.cumsum(0).flip(0) / squares.sum()
+            self._errors[a1, b1] = left.sqrt().tolist() + [0.0]
+        errors = self._errors[a1, b1]
+        return errors[min(terms, len(errors) - 1)]
+
+    def prepare(self) -> None:
+        """Find the errors of all shapes now: half a second for 384 × 384, after which every budget is at once."""
+        d_out, d_in = self.matrix.shape
+        for a1 in divisors(d_out):
+            for b1 in divisors(d_in):
+                self.error(a1, b1)
 
 
 def krona_at(products: Products, budget: int) -> Spent | None:

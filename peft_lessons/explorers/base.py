@@ -19,7 +19,7 @@ Source: ipywidgets 8; the roles `alert` and `group` are those of WAI-ARIA.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from html import escape
 from typing import Any, ClassVar, TypeVar
@@ -240,9 +240,12 @@ class Explorer(widgets.VBox):
     def _changed(self, key: str) -> None:
         if self._held:
             return
-        with self._hold():
-            self._fit(key)
-        self._settle()
+        with ExitStack() as after:  # what `adjust` does to other controls is sent after the answer, which is waited for
+            for control in self.controls.values():
+                after.enter_context(control.hold_sync())
+            with self._hold():
+                self._fit(key)
+            self._settle()
 
     def _fit(self, changed: str) -> None:
         """Adjust the other controls; an error in that is shown by the next redraw."""

@@ -12,6 +12,8 @@ from peft_lessons.accounting.budgets import Products, Spent, krona_at, lora_at, 
 from peft_lessons.accounting.spectrum import Spectrum, as_matrix, spectrum
 from peft_lessons.explorers.picture import heat_map
 
+PREPARED = 200_000  # entries: about half a second
+
 
 class Matrix:
     """One matrix, taken apart when it is first looked at.
@@ -41,8 +43,11 @@ class Matrix:
 
     @cached_property
     def products(self) -> Products:
-        """Its nearest Kronecker products."""
-        return Products(self.W)
+        """Its nearest Kronecker products, found at once unless the matrix is large: then a slider need not wait."""
+        found = Products(self.W)
+        if self.W.numel() <= PREPARED:
+            found.prepare()
+        return found
 
     @cached_property
     def limit(self) -> float:

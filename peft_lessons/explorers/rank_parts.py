@@ -47,7 +47,8 @@ def summary(found: Spectrum, r: int) -> str:
 
 def values_chart(found: Spectrum, r: int) -> str:
     """The singular values, kept and cut off."""
-    points = [(k, float(found.singular_values[k - 1])) for k in _drawn_ranks(found.max_rank, r)]
+    sizes = found.singular_values.tolist()
+    points = [(k, sizes[k - 1]) for k in _drawn_ranks(found.max_rank, r)]
     kept = [point for point in points if point[0] <= r]
     return lines(
         {"kept": kept, "cut off": points[len(kept) - 1 :]},
@@ -64,10 +65,10 @@ def values_chart(found: Spectrum, r: int) -> str:
 
 def energy_chart(found: Spectrum, r: int) -> str:
     """The share of the energy kept at each rank."""
-    percent = 100 * found.energy()
+    percent = (100 * found.energy()).tolist()
     return lines(
-        {"energy": [(k, float(percent[k - 1])) for k in _drawn_ranks(found.max_rank, r)]},
-        points={"energy": [(r, float(percent[r - 1]))]},
+        {"energy": [(k, percent[k - 1]) for k in _drawn_ranks(found.max_rank, r)]},
+        points={"energy": [(r, percent[r - 1])]},
         alt=f"Energy kept against rank; rank {r} keeps {percent[r - 1]:.1f} percent.",
         x_label="rank",
         y_label="energy kept, percent",
@@ -131,6 +132,7 @@ def _accuracies() -> dict[int, list[float]]:
     return {r: [100 * share for share in study.test_accuracy(label=f"r={r}")] for r in RANKS}
 
 
+@cache
 def measured_chart(r: int) -> str:
     """Accuracy on `records` against rank, as measured, and the rank measured nearest to this one.
 
