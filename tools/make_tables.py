@@ -24,7 +24,7 @@ def common_setups(kind: str) -> Iterator[Setup]:
                 yield Setup(FullFineTuning(), weights=weights, **rest)
             for method in (FullFineTuning(), LoRA(), LoRA(target_modules="all-linear")):
                 yield Setup(method, weights="float32", autocast=True, **rest)
-            for weights in ("bfloat16", "float32", "nf4"):
+            for weights in ("bfloat16", "float32", "nf4") if kind != "encoder-decoder" else ("bfloat16", "float32"):
                 yield Setup(Head(), weights=weights, **rest)
                 for targets in ("attention", "all-linear"):
                     for adapters in ("float32", "bfloat16") if weights != "float32" else ("float32",):

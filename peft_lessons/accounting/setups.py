@@ -141,6 +141,8 @@ def build_on_meta(config: PretrainedConfig, setup: Setup, n_layers: int | None =
     if kind == "encoder":
         model.set_head(("no", "yes"))
     if setup.weights == "nf4":
+        if config.model_type == "t5":
+            raise ValueError("T5 in 4 bits is not traced: transformers keeps its feed-forward output in float32 then.")
         if all(layer.weight.requires_grad for layer in linear_layers(model).values()):
             raise ValueError("4-bit weights cannot be trained: choose a method that leaves the base frozen.")
         quantize(model, keep=output_layer(model), upcast=setup.upcast)
