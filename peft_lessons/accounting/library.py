@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
@@ -33,9 +33,14 @@ _version = lru_cache(version)  # reads a file each time
 _at_hand: dict[Path, Table] = {}  # kept tables that this process has read
 
 
+@cache
+def _shape_names() -> tuple[str, ...]:
+    return tuple(sorted(path.stem for path in SHAPES.glob("*.json")))
+
+
 def shape_names() -> list[str]:
     """The names of the shipped shapes."""
-    return sorted(path.stem for path in SHAPES.glob("*.json"))
+    return list(_shape_names())
 
 
 def load_shape(source: str | Path | Mapping[str, Any] | PretrainedConfig) -> PretrainedConfig:
@@ -100,7 +105,7 @@ def load_table(
     if table is not None:
         return table
     config, key = load_shape(source), setup_key(setup)
-    path = _kept(config, key)
+    path = _kept(source, key)
     table = _at_hand[path] = build_table(config, setup, on_trace)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -143,7 +148,7 @@ def table_at_hand(source: str | PretrainedConfig, setup: Setup) -> Table | None:
     key = setup_key(setup)
     if isinstance(source, str) and key in (shipped := _shipped(source)):
         return shipped[key]
-    path = _kept(load_shape(source), key)
+    path = _kept(source, key)
     if path not in _at_hand and path.exists():
         try:
             _at_hand[path] = read_tables(path.read_bytes())[key]
@@ -162,10 +167,20 @@ def setup_key(setup: Setup) -> str:
     return json.dumps(content, sort_keys=True)
 
 
-def _kept(config: PretrainedConfig, key: str) -> Path:
+def _kept(source: str | PretrainedConfig, key: str) -> Path:
+    shape = (
+        _shape_json(source)
+        if isinstance(source, str) and source in _shape_names()
+        else load_shape(source).to_json_string(use_diff=False)
+    )
     home = os.environ.get("PEFT_LESSONS_HOME") or user_data_dir("peft_lessons")
-    made_by = [FORMAT, _version("torch"), _version("transformers"), config.to_json_string(use_diff=False), key]
+    made_by = [FORMAT, _version("torch"), _version("transformers"), shape, key]
     return Path(home) / "tables" / f"{hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:24]}.npz"
+
+
+@lru_cache
+def _shape_json(name: str) -> str:
+    return load_shape(name).to_json_string(use_diff=False)
 
 
 @lru_cache(maxsize=16)

@@ -8,12 +8,13 @@ its source; accelerate's is accelerate's own function.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 from torch import nn
 from transformers import PretrainedConfig
 
-from peft_lessons.accounting.trace import CATEGORIES, StepMemory
+from peft_lessons.accounting.trace import CATEGORIES
 
 COVERS: dict[str, tuple[str, ...]] = {  # what a rule says it counts -> the categories to put beside it
     "the peak": CATEGORIES,
@@ -220,7 +221,14 @@ class Verdict:
         return self.says / self.holds if self.holds else float("inf")
 
 
-def judge(inputs: Inputs, step: StepMemory) -> list[Verdict]:
+class Step(Protocol):
+    """A traced or measured step, or a table's curve."""
+
+    def live(self) -> np.ndarray:
+        """Bytes held at each moment, (moments, categories)."""
+
+
+def judge(inputs: Inputs, step: Step) -> list[Verdict]:
     """Every rule beside a traced or measured step.
 
     Args:

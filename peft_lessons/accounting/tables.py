@@ -140,6 +140,12 @@ class Table:
         begins = {name: names.index(name) for name in STAGES if name in names}
         return curve, begins | {"optimizer step": len(curve) - 2}
 
+    @cached_property
+    def largest_rank(self) -> int | None:
+        """The shorter side of the smallest matrix that is updated at the method's rank; None where there is none."""
+        sides = [max(t.rows, t.columns) for part in self.trained for t in part if -1 in (t.rows, t.columns)]
+        return min(sides, default=None)
+
     def optimizer_bytes(self, layers: int, rank: int, optimizer: str) -> tuple[int, int]:
         """Bytes of an optimizer's states, and the most that its step needs for a moment."""
         before, layer, after = (
