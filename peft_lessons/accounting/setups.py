@@ -97,8 +97,10 @@ def kind_of(config: PretrainedConfig) -> str:
     """ "decoder", "encoder" or "encoder-decoder".
 
     Raises:
-        ValueError: transformers has no such model for text.
+        ValueError: transformers has no such model for text, or it has no attention.
     """
+    if getattr(config, "num_attention_heads", None) is None:
+        raise ValueError(f'"{config.model_type}" is no text model that transformers can train with attention.')
     if config.is_encoder_decoder and config.model_type in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
         return "encoder-decoder"
     if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
