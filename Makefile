@@ -5,12 +5,15 @@ NOTEBOOKS := $(sort $(shell find notebooks -name '*.ipynb' -not -path '*/release
 # Two test processes with one thread each: more threads than cores slow each other down.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help lab test setup browser notebooks lock format bench
+.PHONY: help lab explore test setup browser notebooks tables lock format bench
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1 \t/p' Makefile
 
 lab: setup ## open the first lesson in JupyterLab
 	$(PY) -m jupyterlab --ip=127.0.0.1 $(ROOT_FLAG) --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
+
+explore: setup ## open the explorers as web pages without code
+	$(PY) -m voila --Voila.ip=127.0.0.1 notebooks/explore
 
 test: setup browser ## everything that CI runs
 	$(PY) -m ruff format --check .
@@ -26,6 +29,9 @@ browser: ## install chromium for the browser test where that is possible
 
 notebooks: setup ## run every notebook and write its outputs
 	$(PY) tools/execute_notebooks.py $(NOTEBOOKS)
+
+tables: setup ## build the shipped memory tables anew, a quarter of an hour
+	$(PY) tools/make_tables.py
 
 lock: setup ## resolve requirements.lock anew from pyproject.toml
 	$(PY) -m pip install -q uv

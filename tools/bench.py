@@ -1,6 +1,6 @@
-"""Print what things cost on this machine: a LoRA step beside Hugging Face peft, each lesson, and the set-up.
+"""Print what things cost on this machine: a LoRA step beside Hugging Face peft, the explorers, lessons, and the set-up.
 
-`python tools/bench.py` runs all three parts; name one or more of `step`, `lessons`, `setup` to run less.
+`python tools/bench.py` runs all parts; name one or more of `step`, `explorers`, `lessons`, `setup` to run less.
 """
 
 import argparse
@@ -15,17 +15,22 @@ from pathlib import Path
 
 import nbformat
 import torch
+from browse import redraw_in_lab
 from nbclient import NotebookClient
 from peft import LoraConfig, get_peft_model
 from sweep import processor
 from torch.profiler import ProfilerActivity, profile
 
 from peft_lessons import attach, load_base, load_task
+from peft_lessons.accounting.building import build_table
+from peft_lessons.accounting.library import TABLES, load_shape, load_table, read_tables, shape_names
+from peft_lessons.accounting.setups import Setup
 from peft_lessons.methods import LoRA
 from peft_lessons.training import loss_of
 
 ROOT = Path(__file__).resolve().parent.parent
 GOAL = 0.9  # of peft's time and memory
+REDRAW = 50  # ms from a key to the picture
 
 
 def bench_step(repeats: int = 15) -> None:
@@ -97,10 +102,47 @@ def _peak_bytes(step: Callable[[], float]) -> int:
     return peak
 
 
+def bench_explorers(repeats: int = 200) -> None:
+    """Tables: one answer, one curve, a build, the size; then a slider's move until the page shows it."""
+    torch.set_num_threads(1)
+    names = shape_names()
+    setup = Setup(LoRA(target_modules="all-linear"))
+    sizes = [(n, load_shape(n).num_hidden_layers) for n in names]
+    tables = [(load_table(n, setup), layers) for n, layers in sizes]
+    for what, method in (("an answer", "evaluate"), ("a curve", "curve")):
+        times = []
+        for table, layers in tables:
+            for i in range(repeats // len(tables)):
+                begun = time.perf_counter()
+                getattr(table, method)(layers, 1 + i % 8, 128, 8)
+                times.append(1e3 * (time.perf_counter() - begun))
+        print(f"memory table, {what:<18} {statistics.median(times):8.3f} ms median, {max(times):.3f} ms worst")
+    builds = []
+    for name in names:
+        begun = time.perf_counter()
+        build_table(load_shape(name), setup)
+        builds.append(time.perf_counter() - begun)
+    print(
+        f"memory table, built anew       {statistics.median(builds):5.2f} s median, {max(builds):.2f} s worst (t5-base)"
+    )
+    files = list(TABLES.glob("*.npz"))
+    count = sum(len(read_tables(f.read_bytes())) for f in files)
+    size = sum(f.stat().st_size for f in files)
+    print(f"memory tables, shipped         {count} in {size / 2**20:.2f} MiB, {size / count / 2**10:.1f} KiB each")
+    for what, code, label in (
+        ("rank", "from peft_lessons.explorers.rank import explore_rank\nexplore_rank()", "rank"),
+        ("memory", "from peft_lessons.explorers.memory import explore_memory\nexplore_memory()", "length"),
+    ):
+        latency = redraw_in_lab(code, label, moves=30)
+        median = statistics.median(latency)
+        verdict = f"goal {REDRAW} ms {'reached' if median <= REDRAW else 'missed'}"
+        print(f"{what} explorer, redraw in Lab   {median:5.0f} ms median, {max(latency):.0f} ms worst of 30, {verdict}")
+
+
 def bench_lessons() -> None:
     """Run every lesson from top to bottom, as `make notebooks` does."""
     print("lessons, seconds from an empty kernel")
-    for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
+    for path in sorted([*(ROOT / "notebooks").glob("[0-9]*.ipynb"), *(ROOT / "notebooks/explore").glob("*.ipynb")]):
         begun = time.perf_counter()
         notebook = nbformat.read(path, as_version=4)
         NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(path.parent)}}).execute()
@@ -118,11 +160,11 @@ def bench_setup() -> None:
             print(f"set-up, {what:<18} {time.perf_counter() - begun:7.1f} s")
 
 
-PARTS = {"step": bench_step, "lessons": bench_lessons, "setup": bench_setup}
+PARTS = {"step": bench_step, "explorers": bench_explorers, "lessons": bench_lessons, "setup": bench_setup}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", help="step, lessons, setup; all where none is named")
+    parser.add_argument("parts", nargs="*", help="step, explorers, lessons, setup; all where none is named")
     print(f"{processor()}; Python {platform.python_version()}, torch {torch.__version__.split('+')[0]}")
     for part in parser.parse_args().parts or PARTS:
         PARTS[part]()

@@ -163,7 +163,7 @@ def run_all(page: Any, url: str, name: str) -> list[dict[str, Any]]:
     assert all(cell["count"] is None for cell in page.evaluate(CELLS)), "outputs of an earlier run are still there"
     page.evaluate("() => { jupyterapp.commands.execute('notebook:run-all-cells'); }")
     try:
-        page.wait_for_function(ENDED, polling=250)
+        page.wait_for_function(ENDED, polling=250, timeout=60_000 * MINUTES)
     except playwright.TimeoutError:
         screenshot(page, f"{Path(name).name}-not-ended")
         waiting = [text(cell["source"])[:60] for cell in page.evaluate(CELLS) if not cell["count"]]
