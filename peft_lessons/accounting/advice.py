@@ -141,7 +141,7 @@ def _changes(setup: Setup, batch: int, length: int) -> Iterator[tuple[str, Setup
         if getattr(setup, field) != value and not (field == "logits" and setup.keep_output):
             yield text, replace(setup, **{field: value}), size  # type: ignore[arg-type]
     if setup.weights == "float32":
-        yield "load the weights in bfloat16", replace(setup, weights="bfloat16"), size
+        yield "load the weights in bfloat16", replace(setup, weights="bfloat16", autocast=False), size
     if setup.weights == "bfloat16" and isinstance(setup.method, LoRA):
         yield "load the base in 4 bits (QLoRA)", replace(setup, weights="nf4"), size
     if not isinstance(setup.method, LoRA) and setup.weights != "nf4":

@@ -210,7 +210,7 @@ class MemoryExplorer(Explorer):
         rank, most = values.get(f"{values['method']}_r", 1), table.largest_rank
         if most is not None and rank > most:
             raise ValueError(
-                f"r is {rank:,}; the smallest matrix that {values['method']} updates has ranks to {most:,}."
+                f"r is {rank:,}; the smallest matrix that {values['method']} updates has ranks up to {most:,}."
             )
         return table
 

@@ -119,14 +119,14 @@ def controls_of(models: Mapping[str, Source]) -> dict[str, widgets.DOMWidget]:
     for name, method in methods().items():
         for field in hyperparameters(method):
             made |= _field_controls(name, field)
-    for name, options in CHOICES.items():
-        if name != "device":
-            made[name] = labelled(widgets.Dropdown, name, TIPS.get(name, name), options=list(options))
     tips = {"batch": "sequences in a batch", "length": "tokens in a sequence, padding included"}
     for name, number, step in (("batch", 1, 1), ("length", 1024, STEP)):
         ends = {"min": step, "max": PAIRS[name], "step": step, "value": number}
         made[f"{name}_slider"] = labelled(widgets.IntSlider, name, tips[name], **ends)
         made[name] = labelled(widgets.IntText, f"{name}, typed", f"{tips[name]}, as a number", value=number)
+    for name, options in CHOICES.items():
+        if name != "device":
+            made[name] = labelled(widgets.Dropdown, name, TIPS.get(name, name), options=list(options))
     for field in fields(Setup):
         if field.type is bool:
             label = field.name.replace("_", " ")

@@ -112,8 +112,8 @@ def bars_chart(answer: Answer, curve: Curve, card: int) -> str:
 
 
 def short(value: float) -> str:
-    """A number of GiB with as many decimals as a picture has room for."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}" if value >= 0.1 else f"{value:.3g}"
+    """A number of GiB in three figures, as pictures have room for; the exact one stands above them."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def curve_chart(answer: Answer, curve: Curve) -> str:
