@@ -34,7 +34,7 @@ from peft_lessons.accounting.measure import measure_step
 from peft_lessons.accounting.measure_cuda import measure_with_peaks
 from peft_lessons.accounting.rules import RULES, inputs_of, judge
 from peft_lessons.accounting.setups import TYPES, Setup, build_on_meta, chunked_loss, kind_of, trace_setup
-from peft_lessons.accounting.trace import CATEGORIES, StepMemory, model_loss
+from peft_lessons.accounting.trace import CATEGORIES, Loss, StepMemory, model_loss
 from peft_lessons.bases import DATA, TextClassifier
 from peft_lessons.methods.core import is_linear, output_layer, require_attachment, set_submodule
 
@@ -116,6 +116,19 @@ def batch_for(case: Case, config: PretrainedConfig) -> dict[str, torch.Tensor]:
     return {name: tensor.to(case.setup.device) for name, tensor in batch.items()}
 
 
+def loss_for(setup: Setup) -> Loss:
+    """The loss of a setup, under autocast where it says so."""
+    loss = chunked_loss if setup.logits == "chunked" else model_loss
+    if not setup.autocast:
+        return loss
+
+    def cast(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> Any:
+        with torch.autocast(setup.device, torch.bfloat16):
+            return loss(model, batch)
+
+    return cast
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without transformers' advice about checkpointing and caches."""
@@ -139,7 +152,7 @@ def run_case(case: Case) -> dict[str, Any]:
         batch = batch_for(case, config)
         optimizer = OPTIMIZERS[case.setup.optimizer]([p for p in model.parameters() if p.requires_grad])
         options = {
-            "loss": chunked_loss if case.setup.logits == "chunked" else model_loss,
+            "loss": loss_for(case.setup),
             "optimizer": optimizer,
             "keep_output": case.setup.keep_output,
         }

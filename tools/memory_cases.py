@@ -86,7 +86,9 @@ class Case:
             method += " (float32)" if s.adapters == "float32" and s.weights != "float32" else ""
         parts = [self.model, method, s.weights, s.optimizer]
         parts += [s.attention] if s.attention != "flash" else []
-        parts += [name for name in ("checkpointing", "padding", "keep_output", "upcast") if getattr(s, name)]
+        parts += [
+            name for name in ("checkpointing", "padding", "keep_output", "autocast", "upcast") if getattr(s, name)
+        ]
         parts += [s.logits] if s.logits != "kept" else []
         return ", ".join([*parts, f"{self.batch} x {self.length}"])
 
@@ -103,6 +105,10 @@ SCRATCH = (
 COUNTERS = (
     "optimizer states: a scalar of 4 bytes a parameter counts the steps; it stays on the CPU when a GPU trains, so the "
     "trace leaves it out"
+)
+COPIES = (
+    "activations, loss and temporaries, away from the peak: autograd drops some of autocast's copies at another moment "
+    "than a trace sees, also where the trace runs on the real model"
 )
 STATISTICS = (
     "activations: with bfloat16 weights LayerNorm keeps its mean and deviation in bfloat16 on a CPU, and in float32 on "
@@ -140,6 +146,10 @@ def cpu() -> Iterator[Case]:
     yield _on_cpu(small, ALL_LINEAR, 4, 256, adapters="bfloat16", **bf16)
     yield _on_cpu(small, ALL_LINEAR, 8, 256, adapters="bfloat16", checkpointing=True, **bf16)
     yield _on_cpu(small, ALL_LINEAR, 4, 256, weights="nf4", adapters="bfloat16")
+    for method in (FULL, ALL_LINEAR):
+        yield _on_cpu(small, method, 4, 128, autocast=True, why=COPIES)
+        yield _on_cpu(gpt2, method, 8, 128, autocast=True, checkpointing=True, why=COPIES)
+        yield _on_cpu(bert, method, 8, 128, autocast=True, why=COPIES)
     for method in (FULL, ALL_LINEAR):  # few words, so that the peak is inside a layer's backward
         yield _on_cpu("deep llama", method, 2, 256)
         yield _on_cpu("deep llama", method, 16, 128, checkpointing=True)
@@ -193,6 +203,9 @@ def cuda() -> Iterator[Case]:
     yield _on_cuda("1B", DROPOUT, 4, 1024, **fused)
     yield _on_cuda("1B", ALL_LINEAR, 4, 1024, weights="nf4", **fused)
     yield _on_cuda("1B", Head(), 4, 1024, **fused)
+    for method in (FULL, ALL_LINEAR):
+        yield _on_cuda("1B", method, 2, 512, autocast=True, **fused, **fp32)
+    yield _on_cuda("1B", ALL_LINEAR, 2, 512, autocast=True, checkpointing=True, **fused, **fp32)
     yield _on_cuda("8B", ALL_LINEAR, 1, 1024, **fused)
     yield _on_cuda("8B", ALL_LINEAR, 1, 1024, adapters="float32", **fused)
     yield _on_cuda("8B", ATTENTION, 4, 2048, checkpointing=True, **fused)
