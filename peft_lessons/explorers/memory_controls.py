@@ -116,25 +116,23 @@ def controls_of(models: Mapping[str, Source]) -> dict[str, widgets.DOMWidget]:
         ),
         "method": labelled(widgets.Dropdown, "method", "what is trained", options=sorted(methods()), value="LoRA"),
     }
+    cards = [(f"{card} GB", card) for card in CARDS]
+    tip = "the card whose room is asked about"
+    made["card"] = labelled(widgets.Dropdown, "GPU memory", tip, options=cards, value=24)
     for name, method in methods().items():
         for field in hyperparameters(method):
             made |= _field_controls(name, field)
-    tips = {"batch": "sequences in a batch", "length": "tokens in a sequence, padding included"}
-    for name, number, step in (("batch", 1, 1), ("length", 1024, STEP)):
-        ends = {"min": step, "max": PAIRS[name], "step": step, "value": number}
-        made[f"{name}_slider"] = labelled(widgets.IntSlider, name, tips[name], **ends)
-        made[name] = labelled(widgets.IntText, f"{name}, typed", f"{tips[name]}, as a number", value=number)
-    for name, options in CHOICES.items():
-        if name != "device":
-            made[name] = labelled(widgets.Dropdown, name, TIPS.get(name, name), options=list(options))
+    chosen = {
+        name: labelled(widgets.Dropdown, name, TIPS.get(name, name), options=list(options))
+        for name, options in CHOICES.items()
+        if name != "device"
+    }
+    made |= _paired("batch", "sequences in a batch", 1, 1) | {"optimizer": chosen.pop("optimizer")}
+    made |= _paired("length", "tokens in a sequence, padding included", 1024, STEP) | chosen
     for field in fields(Setup):
         if field.type is bool:
             label = field.name.replace("_", " ")
             made[field.name] = labelled(widgets.Checkbox, label, TIPS.get(field.name, label), indent=False)
-    cards = [(f"{card} GB", card) for card in CARDS]
-    made["card"] = labelled(
-        widgets.Dropdown, "GPU memory", "the card whose room is asked about", options=cards, value=24
-    )
     return made
 
 
@@ -186,6 +184,12 @@ def check_sizes(config: PretrainedConfig, label: str, setup: Setup, length: int)
         raise ValueError(f"The length is {length:,}; {label} has {most:,} positions.")
     if setup.logits == "chunked" and length % CHUNKS:
         raise ValueError(f"A length of {length:,} cannot be cut into {CHUNKS} equal parts: pad it, or keep the logits.")
+
+
+def _paired(name: str, tip: str, first: int, step: int) -> dict[str, widgets.DOMWidget]:
+    """A slider for the usual sizes, and the number itself beside it."""
+    slider = labelled(widgets.IntSlider, name, tip, min=step, max=PAIRS[name], step=step, value=first)
+    return {f"{name}_slider": slider, name: labelled(widgets.IntText, f"{name}, typed", tip, value=first)}
 
 
 def _field_controls(method: str, field: Field[Any]) -> dict[str, widgets.DOMWidget]:
