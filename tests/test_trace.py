@@ -8,7 +8,8 @@ from torch import nn
 from peft_lessons import attach
 from peft_lessons.accounting.kernels import choose_kernel
 from peft_lessons.accounting.optimizers import OPTIMIZERS
-from peft_lessons.accounting.trace import CATEGORIES, trace_step
+from peft_lessons.accounting.step import CATEGORIES
+from peft_lessons.accounting.trace import trace_step
 from peft_lessons.methods import FullFineTuning, LoRA
 
 

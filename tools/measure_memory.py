@@ -34,7 +34,8 @@ from peft_lessons.accounting.measure import measure_step
 from peft_lessons.accounting.measure_cuda import measure_with_peaks
 from peft_lessons.accounting.rules import RULES, inputs_of, judge
 from peft_lessons.accounting.setups import TYPES, Setup, build_on_meta, chunked_loss, kind_of, trace_setup
-from peft_lessons.accounting.trace import CATEGORIES, Loss, StepMemory, model_loss
+from peft_lessons.accounting.step import CATEGORIES, StepMemory
+from peft_lessons.accounting.trace import Loss, model_loss
 from peft_lessons.bases import DATA, TextClassifier
 from peft_lessons.methods.core import is_linear, output_layer, require_attachment, set_submodule
 

@@ -146,10 +146,6 @@ def cpu() -> Iterator[Case]:
     yield _on_cpu(small, ALL_LINEAR, 4, 256, adapters="bfloat16", **bf16)
     yield _on_cpu(small, ALL_LINEAR, 8, 256, adapters="bfloat16", checkpointing=True, **bf16)
     yield _on_cpu(small, ALL_LINEAR, 4, 256, weights="nf4", adapters="bfloat16")
-    for method in (FULL, ALL_LINEAR):
-        yield _on_cpu(small, method, 4, 128, autocast=True, why=COPIES)
-        yield _on_cpu(gpt2, method, 8, 128, autocast=True, checkpointing=True, why=COPIES)
-        yield _on_cpu(bert, method, 8, 128, autocast=True, why=COPIES)
     for method in (FULL, ALL_LINEAR):  # few words, so that the peak is inside a layer's backward
         yield _on_cpu("deep llama", method, 2, 256)
         yield _on_cpu("deep llama", method, 16, 128, checkpointing=True)
@@ -174,6 +170,10 @@ def cpu() -> Iterator[Case]:
     yield _on_cpu("minilm", FULL, 16, 64)
     yield _on_cpu("minilm", ATTENTION, 16, 64, padding=True)
     yield _on_cpu("minilm", ATTENTION, 16, 128, checkpointing=True, adapters="bfloat16", why=STATISTICS, **bf16)
+    for method in (FULL, ALL_LINEAR):
+        yield _on_cpu(small, method, 4, 128, autocast=True, why=COPIES)
+        yield _on_cpu(gpt2, method, 8, 128, autocast=True, checkpointing=True, why=COPIES)
+        yield _on_cpu(bert, method, 8, 128, autocast=True, why=COPIES)
 
 
 def _on_cuda(model: str, method: Any, batch: int, length: int, **choices: Any) -> Case:

@@ -16,8 +16,8 @@ from transformers import PretrainedConfig
 from peft_lessons.accounting.optimizers import Tensor2D, tensor_of
 from peft_lessons.accounting.polynomials import LENGTHS, Ambiguous, Timeline, free_primes
 from peft_lessons.accounting.setups import CHUNKS, Setup, build_on_meta, trace_setup, traced
+from peft_lessons.accounting.step import STAGES, StepMemory
 from peft_lessons.accounting.tables import LAYERS, SECTIONS, Table
-from peft_lessons.accounting.trace import STAGES, StepMemory
 
 TRACES = len(LENGTHS) + 2
 

@@ -11,8 +11,8 @@ et al. 2022 do the same for a GPT layer.
 from dataclasses import dataclass
 
 from peft_lessons.accounting.polynomials import N_TERMS, length_terms
+from peft_lessons.accounting.step import CATEGORIES
 from peft_lessons.accounting.tables import STATES, TEMPORARIES, Table
-from peft_lessons.accounting.trace import CATEGORIES
 
 LENGTH_TERMS = ("", "tokens", "tokens²", *(f"{f}tokens up to {n}" for n in (32, 16) for f in ("", "tokens × ")))
 

@@ -18,17 +18,9 @@ from torch import Tensor, nn
 from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from peft_lessons.accounting.trace import (
-    CATEGORIES,
-    Loss,
-    Stage,
-    StepMemory,
-    Storage,
-    loss_of_output,
-    make_states,
-    model_loss,
-    no_garbage_collection,
-)
+from peft_lessons.accounting.stage import Stage
+from peft_lessons.accounting.step import CATEGORIES, StepMemory, Storage
+from peft_lessons.accounting.trace import Loss, loss_of_output, make_states, model_loss, no_garbage_collection
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler announces its start and stop on stderr otherwise
 MARK = "peft_lessons/"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peft_lessons.accounting.measure import Event, Mark, measure_step
-from peft_lessons.accounting.trace import StepMemory
+from peft_lessons.accounting.step import StepMemory
 
 KINDS = ("requested", "allocated", "reserved")
 # A mark in the history is a piece of a size that no tensor of a step has, given and taken back at once.

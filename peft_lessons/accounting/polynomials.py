@@ -13,7 +13,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from peft_lessons.accounting.trace import CATEGORIES, StepMemory
+from peft_lessons.accounting.step import CATEGORIES, StepMemory
 
 LENGTHS = (72, 136, 264, 400)
 PRIMES = (61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113)

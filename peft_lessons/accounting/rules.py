@@ -14,7 +14,7 @@ import numpy as np
 from torch import nn
 from transformers import PretrainedConfig
 
-from peft_lessons.accounting.trace import CATEGORIES
+from peft_lessons.accounting.step import CATEGORIES
 
 COVERS: dict[str, tuple[str, ...]] = {  # what a rule says it counts -> the categories to put beside it
     "the peak": CATEGORIES,

@@ -19,7 +19,8 @@ from peft_lessons.accounting.autocast import MetaAutocast, recompute
 from peft_lessons.accounting.kernels import KERNELS, attention_name, kernels
 from peft_lessons.accounting.optimizers import OPTIMIZERS
 from peft_lessons.accounting.quantized import quantize
-from peft_lessons.accounting.trace import StepMemory, model_loss, trace_step
+from peft_lessons.accounting.step import StepMemory
+from peft_lessons.accounting.trace import model_loss, trace_step
 from peft_lessons.bases import TextClassifier
 from peft_lessons.methods.core import Method, attach, is_linear, linear_layers, output_layer, require_attachment
 from peft_lessons.methods.reparameterized.lora import LoRA

@@ -15,7 +15,7 @@ import numpy as np
 
 from peft_lessons.accounting.optimizers import Tensor2D, code_bytes, state_bytes, update_bytes
 from peft_lessons.accounting.polynomials import monomials
-from peft_lessons.accounting.trace import CATEGORIES, STAGES
+from peft_lessons.accounting.step import CATEGORIES, STAGES, by_category
 
 STATES, TEMPORARIES = CATEGORIES.index("optimizer states"), CATEGORIES.index("temporaries")
 LAYERS = (3, 4)  # of the models that are traced
@@ -79,11 +79,11 @@ class Table:
         states, _ = self.optimizer_bytes(layers, rank, optimizer)
         stages = self.stages @ values
         stages[:, STATES] += states
-        before = {name: _by_category(stages[i]) for i, name in enumerate((*STAGES, "end"))}
+        before = {name: by_category(stages[i]) for i, name in enumerate((*STAGES, "end"))}
         at_peak = moment.polynomials @ values
         at_peak[STATES] += states
         at_peak[TEMPORARIES] += moment.update
-        return Answer(_by_category(at_peak), moment.place, before)
+        return Answer(by_category(at_peak), moment.place, before)
 
     def peak(self, layers: int, batch: int, length: int, rank: int = 1, optimizer: str = "adamw") -> int:
         """The largest number of bytes held at a time, and nothing else.
@@ -190,7 +190,3 @@ def _between(first: np.ndarray, last: np.ndarray, layers: int) -> np.ndarray:
         return first
     steps = np.linspace(0, 1, layers - 1)[:, None, None]
     return (first + steps * (last - first)).reshape(-1, first.shape[-1])
-
-
-def _by_category(row: np.ndarray) -> dict[str, int]:
-    return {category: round(float(n)) for category, n in zip(CATEGORIES, row, strict=True)}

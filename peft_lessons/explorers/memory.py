@@ -19,12 +19,13 @@ from transformers import PretrainedConfig
 from transformers.utils import logging
 
 from peft_lessons.accounting.advice import fits, largest_batch, longest, overhead, silent_switches, suggestions
-from peft_lessons.accounting.explain import terms
+from peft_lessons.accounting.explain import Term, terms
 from peft_lessons.accounting.library import load_shape, load_table
+from peft_lessons.accounting.memory import closed_form
 from peft_lessons.accounting.rules import Inputs, inputs_of, judge
 from peft_lessons.accounting.setups import Setup, build_on_meta
+from peft_lessons.accounting.step import CATEGORIES
 from peft_lessons.accounting.tables import Table
-from peft_lessons.accounting.trace import CATEGORIES
 from peft_lessons.explorers import memory_parts as parts
 from peft_lessons.explorers.base import PIXEL, Explorer, Still
 from peft_lessons.explorers.memory_controls import (
@@ -66,6 +67,15 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.set_verbosity(before)
+
+
+def _derived(config: PretrainedConfig, setup: Setup, batch: int, length: int) -> list[Term]:
+    """The closed form's terms where there is one, else none."""
+    try:
+        with quiet():
+            return closed_form(config, setup, batch, length)
+    except ValueError:
+        return []
 
 
 def explore_memory(*sources: Any, name: str | None = None, **initial: Any) -> "MemoryExplorer":
@@ -171,7 +181,7 @@ class MemoryExplorer(Explorer):
             "fits": parts.fits_table(fitting, card, at_batch, at_length, batch, length),
             "first": parts.changes_list(suggestions(source, setup, layers, batch, length, rank), answer.peak),
             "silent": parts.switches_list(silent_switches(config, setup)),
-            "terms": parts.terms_fold(terms(table, *sizes), [], answer.peak),
+            "terms": parts.terms_fold(terms(table, *sizes), _derived(config, setup, batch, length), answer.peak),
             "rules": parts.rules_fold(verdicts),
         }
 

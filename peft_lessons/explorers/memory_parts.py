@@ -12,8 +12,8 @@ import numpy as np
 from peft_lessons.accounting.advice import GB, Range, Suggestion
 from peft_lessons.accounting.explain import Term
 from peft_lessons.accounting.rules import Verdict
+from peft_lessons.accounting.step import CATEGORIES
 from peft_lessons.accounting.tables import Answer
-from peft_lessons.accounting.trace import CATEGORIES
 from peft_lessons.explorers.svg import areas, bars, table
 from peft_lessons.figures import CATEGORY_COLOURS
 
@@ -200,7 +200,9 @@ def terms_fold(terms: Sequence[Term], closed: Sequence[Term], peak: int) -> str:
         parts += "<p>n = batch · length tokens, h d_model, f d_ff, q and k widths of queries and keys, L layers, " + (
             "V vocabulary, e bytes of an activation, e_a of an adapter's weight, r rank</p>"
         )
-        parts += table(["category", "term", "bytes"], derived, caption="Derived from the architecture")
+        parts += table(
+            ["category", "term", "bytes"], derived, caption="Derived from the architecture: what is held, and why"
+        )
     return _fold("terms", "The formulas, term by term", parts)
 
 
