@@ -1,4 +1,7 @@
-"""One way to fine-tune one model: every choice that changes memory, and the model on meta tensors that it means."""
+"""One way to fine-tune one model: every choice that changes memory, and the model on meta tensors that it means.
+
+Source: the choices are those of transformers 5, peft 0.21 and PyTorch 2.13, each where it is made.
+"""
 
 import copy
 from dataclasses import dataclass
