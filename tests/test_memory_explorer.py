@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any, ClassVar
 from xml.etree import ElementTree
@@ -17,6 +18,7 @@ from peft_lessons import load_base
 from peft_lessons.accounting.advice import fits, largest_batch, longest, overhead
 from peft_lessons.accounting.explain import terms
 from peft_lessons.accounting.library import load_shape, load_table
+from peft_lessons.accounting.memory import closed_form, closed_peak
 from peft_lessons.accounting.setups import CHOICES, Setup
 from peft_lessons.explorers import memory, memory_controls, memory_parts
 from peft_lessons.explorers.memory import MemoryExplorer, explore_memory
@@ -349,6 +351,16 @@ def test_the_terms_add_up_to_the_peak(small: MemoryExplorer) -> None:
     assert sum(term.n_bytes for term in found) == peak(small)
     said = words(small.shown["terms"])
     assert all(term.formula in said and f"{term.n_bytes:,}" in said for term in found)
+
+
+def test_the_closed_form_stands_beside_the_terms_where_there_is_one() -> None:
+    shown = explore_memory(LoRA_r=12, batch=2)
+    found = closed_form(load_shape("llama-3.1-8b"), Setup(LoRA(12)), 2, 1024)
+    said = words(shown.shown["terms"])
+    assert all(escape(term.formula) in shown.shown["terms"] and f"{term.n_bytes:,}" in said for term in found)
+    assert closed_peak(found) == peak(shown)
+    shown.choose(checkpointing=True, method="Head")
+    assert "Derived from" not in shown.shown["terms"] and "bytes at the peak" in shown.shown["terms"]
 
 
 def test_rules_stand_beside_the_prediction() -> None:

@@ -199,6 +199,7 @@ def test_make_notebooks_takes_out_what_belongs_to_one_run() -> None:
 MODULES = ["", ".methods", ".checks", ".prompting", ".figures"]
 MODULES += [".accounting.spectrum", ".accounting.budgets", ".accounting.updates"]
 MODULES += [f".explorers.{name}" for name in ("base", "picture", "rank", "remember", "svg")]
+MODULES += [f".explorers.{name}" for name in ("memory", "memory_controls", "memory_parts")]
 
 
 def public(module: ModuleType) -> list[tuple[str, Any]]:

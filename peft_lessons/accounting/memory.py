@@ -14,11 +14,12 @@ GPT layer in the same way. 12 n V: the log-probabilities in float32, their gradi
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from transformers import PretrainedConfig
 
 from peft_lessons.accounting.explain import Term
-from peft_lessons.accounting.optimizers import code_bytes, state_bytes, tensor_of, update_bytes
+from peft_lessons.accounting.optimizers import Tensor2D, code_bytes, state_bytes, tensor_of, update_bytes
 from peft_lessons.accounting.setups import TYPES, Setup, build_on_meta
 from peft_lessons.methods.reparameterized.lora import LoRA
 from peft_lessons.methods.selective.layers import FullFineTuning
@@ -59,10 +60,10 @@ def closed_form(config: PretrainedConfig, setup: Setup, batch: int, length: int)
     q, k = a * head, (config.num_key_value_heads or a) * head
     n, e = batch * length, setup.dtype.itemsize
     sizes = {"h": h, "q": q, "f": f}
-    parameters = list(build_on_meta(config, setup).parameters())
-    trained = [tensor_of(p) for p in parameters if p.requires_grad]
-    weights = sum(p.numel() * p.element_size() for p in parameters)
-    sums = {t.item: sum(u.n_bytes for u in trained if u.item == t.item) for t in trained}
+    parameters = _parameters(config, setup)
+    trained = [tensor for tensor, is_trained in parameters if is_trained]
+    weights = sum(tensor.n_bytes for tensor, _ in parameters)
+    sums = {item: sum(t.n_bytes for t in trained if t.item == item) for item in {t.item for t in trained}}
     states = state_bytes(setup.optimizer, trained) + code_bytes(setup.optimizer, trained)
     everything = isinstance(setup.method, FullFineTuning)
 
@@ -103,6 +104,28 @@ def closed_form(config: PretrainedConfig, setup: Setup, batch: int, length: int)
     else:
         found += list(_lora(setup, targets, sizes, n, e, L))
     return found
+
+
+_built: dict[str, list[tuple[Tensor2D, bool]]] = {}
+STANDS_FOR_RANK = 7  # the side of no other matrix
+
+
+def _parameters(config: PretrainedConfig, setup: Setup) -> list[tuple[Tensor2D, bool]]:
+    """Every weight in the model's order, and whether it is trained; a model is built once for all ranks."""
+    method, rank = setup.method, getattr(setup.method, "r", 1)
+    if isinstance(method, LoRA):
+        setup = replace(setup, method=replace(method, r=STANDS_FOR_RANK))
+    key = config.to_json_string(use_diff=False) + repr(setup)
+    if key not in _built:
+        found = [(tensor_of(p), p.requires_grad) for p in build_on_meta(config, setup).parameters()]
+        _built[key] = found
+    if not isinstance(method, LoRA):
+        return _built[key]
+    sides = {STANDS_FOR_RANK: rank}
+    return [
+        (Tensor2D(sides.get(t.rows, t.rows), sides.get(t.columns, t.columns), t.item), is_trained)
+        for t, is_trained in _built[key]
+    ]
 
 
 def _lora(setup: Setup, targets: tuple[str, ...], sizes: dict[str, int], n: int, e: int, L: int) -> Iterator[Term]:
