@@ -4,6 +4,8 @@
 
 None of them knows which weights are trained, which kernels run or how large the vocabulary is. Each is written as at
 its source; accelerate's is accelerate's own function.
+
+Source: each rule names its own.
 """
 
 from collections.abc import Callable

@@ -166,6 +166,7 @@ def trace_step(
 
 
 def loss_of_output(out: Any) -> Tensor:
+    """The loss itself, or a model output's `loss`."""
     return out if isinstance(out, Tensor) else out.loss
 
 
