@@ -428,7 +428,8 @@ def test_state_is_restored_without_tracing_what_lies_between(monkeypatch: pytest
     changed = {"weights": "nf4", "upcast": True, "checkpointing": True, "LoRA_r": 12, "batch": 3, "card": 80}
     explore_memory(SMALL, name="kept").choose(**changed)
     asked: list[Setup] = []
-    monkeypatch.setattr(memory, "load_table", lambda s, setup, f=None: asked.append(setup) or load_table(s, setup, f))
+    at_hand = memory.table_at_hand
+    monkeypatch.setattr(memory, "table_at_hand", lambda source, setup: asked.append(setup) or at_hand(source, setup))
     again = explore_memory(SMALL, name="kept")
     assert {key: again.values[key] for key in changed} == changed and not again.problem
     assert {setup.weights for setup in asked} == {"nf4"}

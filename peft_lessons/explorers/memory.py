@@ -20,7 +20,7 @@ from transformers.utils import logging
 
 from peft_lessons.accounting.advice import fits, largest_batch, longest, overhead, silent_switches, suggestions
 from peft_lessons.accounting.explain import Term, terms
-from peft_lessons.accounting.library import load_shape, load_table
+from peft_lessons.accounting.library import load_shape, load_table, table_at_hand
 from peft_lessons.accounting.memory import closed_form
 from peft_lessons.accounting.rules import Inputs, inputs_of, judge
 from peft_lessons.accounting.setups import Setup, build_on_meta
@@ -72,8 +72,7 @@ def quiet() -> Iterator[None]:
 def _derived(config: PretrainedConfig, setup: Setup, batch: int, length: int) -> list[Term]:
     """The closed form's terms where there is one, else none."""
     try:
-        with quiet():
-            return closed_form(config, setup, batch, length)
+        return closed_form(config, setup, batch, length)
     except ValueError:
         return []
 
@@ -214,9 +213,13 @@ class MemoryExplorer(Explorer):
         """
         _, config = self._model(values)
         check_sizes(config, self._label(values), setup, values["length"])
-        with quiet():
-            table = load_table(source, setup, self._trace)
-        self.progress.layout.display = "none"
+        table = table_at_hand(source, setup)
+        if table is None:
+            try:
+                with quiet():
+                    table = load_table(source, setup, self._trace)
+            finally:
+                self.progress.layout.display = "none"
         rank, most = values.get(f"{values['method']}_r", 1), table.largest_rank
         if most is not None and rank > most:
             raise ValueError(

@@ -136,7 +136,7 @@ def curve_chart(answer: Answer, curve: Curve) -> str:
         alt=f"Bytes held over the step, by category; the peak of {gib(answer.peak)} GiB is {answer.place}.",
         x_label="the step's stages, each drawn equally wide",
         y_label="GiB held",
-        marks={name: float(i) for i, name in enumerate(names)},
+        marks={f"{name} →" if 2 * i > len(names) else name: float(i) for i, name in enumerate(names)},
         peak="peak",
         colours=COLOURS,
         form=short,

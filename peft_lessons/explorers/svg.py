@@ -147,15 +147,15 @@ def areas(
     across = Axis(x[0], x[-1], 70, WIDTH - 16)
     up = Axis(0, 1.12 * max(totals) or 1, height - 40, 30)
     parts = [_axes(across, up, x_label, y_label, form)]
+    places = [across.at(a) for a in x]
+    below = [f"{place},{up.start}" for place in places]
     for position, (name, values) in enumerate(series.items()):
-        upper = [low + value for low, value in zip(base, values, strict=True)]
-        there = [f"{across.at(a)},{up.at(b)}" for a, b in zip(x, upper, strict=True)]
-        back = [f"{across.at(a)},{up.at(b)}" for a, b in zip(reversed(x), reversed(base), strict=True)]
+        base = [low + value for low, value in zip(base, values, strict=True)]
+        there = [f"{place},{up.at(b)}" for place, b in zip(places, base, strict=True)]
         fill = colour_of(name, position, colours)
-        parts.append(
-            f'<polygon points="{" ".join(there + back)}" fill="{fill}"><title>{escape(name)}</title></polygon>'
-        )
-        base = upper
+        points = " ".join(there + below[::-1])
+        parts.append(f'<polygon points="{points}" fill="{fill}"><title>{escape(name)}</title></polygon>')
+        below = there
     parts.append(_moments(marks or {}, across, up))
     if peak is not None:
         i = max(range(len(totals)), key=totals.__getitem__)
