@@ -342,3 +342,11 @@ def test_the_memory_page(server: tuple[str, Path], page: Any) -> None:
     lora = Setup(LoRA(16, target_modules="all-linear"))
     sees(page, f"{predicted('llama-3.1-70b', lora, 1, 1024, 'adamw').peak:,} bytes at the peak")
     screenshot(page, "memory-page")
+    control(page, "model").select_option("t5-base")
+    control(page, "keep output").click()  # a setup that is not shipped, of a model that takes seconds to trace
+    progress = shown(page).locator(".widget-hprogress")
+    expect(progress).to_be_visible()
+    expect(progress).to_contain_text("tracing this setup")
+    screenshot(page, "memory-progress")
+    expect(progress).to_be_hidden(timeout=30_000)
+    sees(page, "holds the last step's logits")
