@@ -218,7 +218,7 @@ def redraw_latency(page: Any, label: str, moves: int = 15, explorer: int = 0) ->
     taken = []
     for _ in range(moves):
         page.keyboard.press("ArrowRight")
-        page.wait_for_function("() => watch.shown && performance.now() - watch.shown > 150")
+        page.wait_for_function("() => watch.shown && performance.now() - watch.shown > 150", timeout=20_000)
         taken.append(page.evaluate("() => watch.shown - watch.pressed"))
     return taken
 
