@@ -407,13 +407,13 @@ def test_a_setup_that_is_new_shows_its_progress(home: Path, monkeypatch: pytest.
     capfd.readouterr()
     shown.choose(checkpointing=True, padding=True)
     assert len(seen) >= 4 and seen[-1][0] == seen[-1][1] and not shown.problem
-    assert shown.progress.layout.display == "none" and shown.progress.description
+    assert shown.progress.layout.visibility == "hidden" and shown.progress.description
     assert capfd.readouterr() == ("", ""), "nothing is printed while a model is traced"
     seen.clear()
     shown.choose(batch=3)
     assert not seen
     shown.choose(method="FullFineTuning", weights="nf4")
-    assert shown.problem and shown.progress.layout.display == "none"
+    assert shown.problem and shown.progress.layout.visibility == "hidden"
 
 
 def test_two_explorers_do_not_disturb_each_other() -> None:

@@ -125,7 +125,7 @@ class MemoryExplorer(Explorer):
                 raise LookupError(f'There is no control "{key}"; there are {", ".join(controls)}.')
             controls[key].value = value
         self.progress = widgets.IntProgress(description="tracing this setup", max=1)
-        self.progress.layout.display = "none"
+        self.progress.layout.visibility = "hidden"
         self.progress.style.description_width = "initial"
         super().__init__(controls, name=name)
         top, box, *rest = self.children  # type: ignore[has-type]
@@ -219,7 +219,7 @@ class MemoryExplorer(Explorer):
                 with quiet():
                     table = load_table(source, setup, self._trace)
             finally:
-                self.progress.layout.display = "none"
+                self.progress.layout.visibility = "hidden"
         rank, most = values.get(f"{values['method']}_r", 1), table.largest_rank
         if most is not None and rank > most:
             raise ValueError(
@@ -228,9 +228,9 @@ class MemoryExplorer(Explorer):
         return table
 
     def _trace(self, done: int, of: int) -> None:
-        """Move the progress bar."""
+        """Move the progress bar, whose room is kept when it is hidden, so that nothing jumps under the pointer."""
         self.progress.max, self.progress.value = of, done
-        self.progress.layout.display = None
+        self.progress.layout.visibility = "visible"
 
     def _inputs(self, values: Mapping[str, Any], setup: Setup) -> Inputs:
         """What rules of thumb ask for; a model is counted once."""
