@@ -197,7 +197,7 @@ def test_make_notebooks_takes_out_what_belongs_to_one_run() -> None:
 # ---- the package's public docstrings ----
 
 MODULES = ["", ".methods", ".checks", ".prompting", ".figures"]
-MODULES += [".accounting.spectrum", ".accounting.budgets", ".accounting.updates"]
+MODULES += [f".accounting.{path.stem}" for path in sorted((rules.ROOT / "peft_lessons/accounting").glob("[a-z]*.py"))]
 MODULES += [f".explorers.{name}" for name in ("base", "picture", "rank", "remember", "svg")]
 MODULES += [f".explorers.{name}" for name in ("memory", "memory_controls", "memory_parts")]
 

@@ -146,7 +146,7 @@ def areas(
     totals = [sum(values) for values in zip(*series.values(), strict=True)]
     across = Axis(x[0], x[-1], 70, WIDTH - 16)
     up = Axis(0, 1.12 * max(totals) or 1, height - 40, 30)
-    parts = [_axes(across, up, x_label, y_label, form)]
+    parts = [_axes(across, up, x_label, y_label, form, numbered=False)]  # the marks say where one is
     places = [across.at(a) for a in x]
     below = [f"{place},{up.start}" for place in places]
     for position, (name, values) in enumerate(series.items()):
@@ -268,15 +268,15 @@ def _rule(x1: float, y1: float, x2: float, y2: float, dashes: str = "4 3", opaci
     return f'<line {ends} stroke="currentColor" stroke-dasharray="{dashes}" stroke-opacity="{opacity}"/>'
 
 
-def _axes(across: Axis, up: Axis, x_label: str, y_label: str, form: Format) -> str:
-    """Grid lines with their numbers, and both labels."""
+def _axes(across: Axis, up: Axis, x_label: str, y_label: str, form: Format, numbered: bool = True) -> str:
+    """Grid lines with their numbers, on the axis across only where asked for, and both labels."""
     parts = [_text(across.start - 60, 14, y_label), _text(across.end, up.start + 36, x_label, "end")]
     for tick in up.ticks():
         y = up.at(tick)
         parts.append(
             _rule(across.start, y, across.end, y, "none", 0.2) + _text(across.start - 6, y + 4, form(tick), "end")
         )
-    for tick in across.ticks():
+    for tick in across.ticks() if numbered else ():
         x = across.at(tick)
         parts.append(_rule(x, up.start, x, up.start + 5, "none") + _text(x, up.start + 19, plain(tick), "middle"))
     parts.append(_rule(across.start, up.start, across.end, up.start, "none"))
