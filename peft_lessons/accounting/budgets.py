@@ -4,9 +4,10 @@
     KronA   A ⊗ B                  A: (a1, b1)     B: (d_out / a1, d_in / b1)          a1 b1 + d_out d_in / (a1 b1)
     PHM     A_1 ⊗ B_1 + ... + A_n ⊗ B_n       A_i: (n, n)   B_i: (d_out / n, d_in / n)        n³ + d_out d_in / n
 
-Each gets the best approximation of W that its form allows. A Kronecker product A ⊗ B, its blocks laid out as rows, is
-the outer product of A and B written as vectors: so the nearest sum of k products is the nearest matrix of rank k to W
-laid out like that, and its error follows from singular values as LoRA's does.
+Each gets the best approximation of W that its form allows; of KronA's shapes, those that use most of the budget are
+tried. A Kronecker product A ⊗ B, its blocks laid out as rows, is the outer product of A and B written as vectors: so
+the nearest sum of k products is the nearest matrix of rank k to W laid out like that, and its error follows from
+singular values as LoRA's does.
 
 Source: Hu et al. 2021 (LoRA); Edalati et al. 2022 (KronA); Zhang et al. 2021, "Beyond Fully-Connected Layers with
 Quaternions", and Mahabadi et al. 2021, "Compacter" (PHM); Van Loan and Pitsianis 1993, "Approximation with Kronecker

@@ -14,7 +14,7 @@ from peft_lessons.accounting.polynomials import N_TERMS, length_terms
 from peft_lessons.accounting.step import CATEGORIES
 from peft_lessons.accounting.tables import STATES, TEMPORARIES, Table
 
-LENGTH_TERMS = ("", "tokens", "tokens²", *(f"{f}tokens up to {n}" for n in (32, 16) for f in ("", "tokens × ")))
+LENGTH_TERMS = ("", "tokens", "tokens²", *(f"{f}tokens rounded to {n}s" for n in (32, 16) for f in ("", "tokens × ")))
 
 
 @dataclass(frozen=True)

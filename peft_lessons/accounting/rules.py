@@ -139,7 +139,7 @@ def korthikanti(inputs: Inputs) -> float:
 
     For GPT layers with full attention, GELU, dropout and 16-bit values.
 
-    Source: Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", equation 2.
+    Source: Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", section 4.1.
     """
     linear = 34 + 5 * inputs.n_heads * inputs.length / inputs.d_model
     return inputs.tokens * inputs.d_model * linear * inputs.n_layers

@@ -49,14 +49,17 @@ class Setup:
         weights: type of the base's weights and of the activations; "nf4" keeps linear layers in 4 bits and computes in
             bfloat16.
         adapters: type of the weights that the method adds; peft's default is float32 whatever the base is.
-        optimizer: one of `OPTIMIZERS`.
+        optimizer: one of `OPTIMIZERS`; "adamw" goes from tensor to tensor, "adamw_foreach" is PyTorch's default on
+            CUDA, "adamw_fused" that of transformers' `Trainer`.
         attention: the kernel asked for; see `choose_kernel` for the one that runs.
         logits: "kept" as transformers does, or "chunked": computed in eight parts, and each again for its gradient.
         checkpointing: keep each layer's input only, and compute the layer again in the backward pass.
         padding: the batch has padding, so that attention needs a mask.
         keep_output: `out = model(...)` stays alive until the next step's replaces it.
-        autocast: with "float32" weights, run the forward pass under `torch.autocast` in bfloat16.
-        upcast: with "nf4", what peft's `prepare_model_for_kbit_training` does to the rest: float32.
+        autocast: with "float32" weights, run the forward pass under `torch.autocast` in bfloat16. Over bfloat16
+            weights, as a `Trainer` with `bf16=True` may run them, it is not traced.
+        upcast: with "nf4", what peft's `prepare_model_for_kbit_training` does to the rest: float32. (It turns
+            checkpointing on as well, by default; that is a switch of its own here.)
         device: whose kernels run, "cuda" or "cpu".
 
     Raises:
@@ -93,7 +96,7 @@ class Setup:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of activations and of weights that are not quantised."""
+        """The type of weights that are not quantised, and of activations where `autocast` and `upcast` are off."""
         return TYPES.get(self.weights, torch.bfloat16)
 
 
@@ -192,7 +195,8 @@ def chunked_loss(model: nn.Module, batch: dict[str, Tensor], chunks: int = CHUNK
     """
     labels = batch["labels"]
     if labels.shape[1] % chunks:
-        raise ValueError(f"A length of {labels.shape[1]} cannot be cut into {chunks} equal parts: pad it.")
+        length = labels.shape[1]
+        raise ValueError(f"A length of {length} cannot be cut into {chunks} equal parts: pad it to a multiple.")
     decoder: Any = model.get_decoder()  # type: ignore[operator]
     hidden = decoder(**{k: v for k, v in batch.items() if k != "labels"}).last_hidden_state
     following = F.pad(labels[:, 1:], (0, 1), value=-100)

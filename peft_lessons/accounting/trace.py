@@ -177,7 +177,7 @@ def _states(optimizer: torch.optim.Optimizer | None) -> list[Tensor]:
 
 
 def _counters(optimizer: torch.optim.Optimizer | None) -> list[Tensor]:
-    """The step counters, one number a tensor, which PyTorch keeps in CPU memory whatever the device."""
+    """The step counters, one number a tensor; PyTorch keeps them in CPU memory, but for fused optimizers."""
     states = [] if optimizer is None else optimizer.state.values()
     return [t for state in states for t in state.values() if isinstance(t, Tensor) and not t.dim()]
 

@@ -30,14 +30,14 @@ RANKS = 256
 TIPS = {
     "weights": "type of the base's weights and of activations; nf4 keeps linear layers in 4 bits",
     "adapters": "type of the weights that the method adds; peft's default is float32",
-    "optimizer": "whose states are kept, and whose step runs",
+    "optimizer": "states and step; PyTorch's own default on CUDA is adamw_foreach, the Trainer's is adamw_fused",
     "attention": "the kernel asked for; what falls back in silence is said below",
     "logits": "all at once, as transformers computes them, or in eight parts",
     "checkpointing": "keep each layer's input only, and compute the layer again in the backward pass",
     "padding": "the batch has padding, so attention needs a mask",
     "keep_output": "`out = model(...)` stays alive until the next step replaces it",
     "autocast": "float32 weights, and a forward pass under torch.autocast in bfloat16",
-    "upcast": "with nf4: what prepare_model_for_kbit_training does to the rest, float32",
+    "upcast": "with nf4: the rest in float32, as prepare_model_for_kbit_training makes it (which checkpoints too)",
 }
 SHAPE = "llama-3.1-8b"  # shown first
 Source: TypeAlias = "str | PretrainedConfig"
@@ -104,7 +104,7 @@ def controls_of(models: Mapping[str, Source]) -> dict[str, widgets.DOMWidget]:
     """Every control by key, in the order of the page."""
     shown = SHAPE if list(models) == shape_names() else next(iter(models))
     made: dict[str, widgets.DOMWidget] = {
-        "model": labelled(widgets.Dropdown, "model", "whose training is priced", options=[*models, OWN], value=shown),
+        "model": labelled(widgets.Dropdown, "model", "whose step is predicted", options=[*models, OWN], value=shown),
         "config": labelled(
             widgets.Textarea,
             "config.json",

@@ -116,7 +116,7 @@ def update_chart(it: Matrix, r: int, alpha: float, scaling: float, kind: str) ->
         points={kind: [(r, size)]},
         alt=f"Size of the update after one Adam step against rank, for three scalings; here it is {size:.3g}.",
         x_label="rank",
-        y_label=f"‖ΔW‖ after one Adam step of {LR:g}",
+        y_label=f"‖ΔW‖ after the first Adam step, lr {LR:g}",
         log_x=True,
         log_y=True,
         width=340,
