@@ -4,7 +4,9 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,3 +41,22 @@ def pytest_unconfigure() -> None:
 def root() -> Path:
     """The root of the checkout."""
     return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[tuple[str, Path]]:
+    """JupyterLab on this machine, and the folder that it serves: a copy of the notebooks."""
+    from browse import lab
+
+    with lab() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Any]:
+    """A page of a browser with an empty profile."""
+    from browse import browser_page
+
+    with browser_page() as found:
+        found.set_default_timeout(60_000)
+        yield found

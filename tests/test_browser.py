@@ -4,7 +4,6 @@ Needs Debian's chromium (or any in PATH); the test is skipped without one, but n
 """
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 
 pytest.importorskip("playwright.sync_api")
 
-from browse import CHROMIUM, MINUTES, browser_page, errors, lab, run_all, screenshot, write_notebook  # noqa: E402
+from browse import CHROMIUM, MINUTES, errors, run_all, screenshot, write_notebook  # noqa: E402
 
 pytestmark = [
     pytest.mark.timeout(60 * MINUTES + 240),
@@ -20,18 +19,6 @@ pytestmark = [
         CHROMIUM is None and not os.environ.get("CI"), reason="no chromium here: `make browser` may install it"
     ),
 ]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[tuple[str, Path]]:
-    with lab() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def page() -> Iterator[Any]:
-    with browser_page() as found:
-        yield found
 
 
 def test_the_first_lesson(server: tuple[str, Path], page: Any) -> None:

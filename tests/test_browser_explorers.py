@@ -6,7 +6,6 @@ nowhere: `make bench` reports it. See tools/browse.py for the browser.
 
 import os
 import statistics
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,14 @@ pytest.importorskip("playwright.sync_api")
 from browse import (  # noqa: E402
     CHROMIUM,
     MINUTES,
-    browser_page,
     control,
     errors,
-    lab,
     redraw_latency,
     run_all,
     screenshot,
+    sees,
+    shown,
+    types,
     voila,
     write_notebook,
 )
@@ -40,41 +40,6 @@ TWO = (
     "explore_rank({'tall': torch.eye(6)[:, :4]}, name='browser')",
     "explore_rank()",
 )
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[tuple[str, Path]]:
-    with lab() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def page() -> Iterator[Any]:
-    with browser_page() as found:
-        found.set_default_timeout(30_000)
-        yield found
-
-
-def shown(page: Any, explorer: int = 0) -> Any:
-    return page.locator(".peft-explorer").nth(explorer)
-
-
-def sees(page: Any, *words: str, explorer: int = 0) -> None:
-    """Wait until the explorer says all of this."""
-    for word in words:
-        expect(shown(page, explorer)).to_contain_text(word, timeout=20_000)
-
-
-def types(page: Any, label: str, text: str, *, mouse: bool) -> None:
-    """Put a number into a box: reached by a click, or by focus as Tab gives it."""
-    box = control(page, label)
-    if mouse:
-        box.click(click_count=3)
-    else:
-        box.focus()
-        page.keyboard.press("Control+A")
-    page.keyboard.type(text)
-    page.keyboard.press("Enter")
 
 
 def move_every_control(page: Any) -> None:

@@ -190,6 +190,7 @@ def test_suggestions_save_what_they_say():
         ("gpt2", Setup(keep_output=True), "last step's logits"),
         ("gpt2", Setup(weights="nf4", upcast=True), "k-bit preparation"),
         ("gpt2", Setup(Head()), "tied to the embeddings"),
+        ("llama-3.1-8b", Setup(weights="nf4", upcast=True), "because of float32 and grouped queries"),
     ],
 )
 def test_what_happens_unasked_is_said(name, setup, said):
@@ -198,3 +199,6 @@ def test_what_happens_unasked_is_said(name, setup, said):
 
 def test_nothing_is_said_where_nothing_happens():
     assert silent_switches("llama-2-7b", Setup(FullFineTuning(), optimizer="adamw_fused")) == []
+    assert silent_switches("llama-3.1-8b", Setup(weights="float32", autocast=True)) == []  # attention runs in bfloat16
+    upcast = silent_switches("llama-2-7b", Setup(weights="nf4", upcast=True))
+    assert not any("keeps a float32 copy" in sentence for sentence in upcast)  # all activations are float32 already

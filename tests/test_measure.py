@@ -8,16 +8,16 @@ import sys
 import bitsandbytes
 import pytest
 import torch
-from measure_memory import numbers
+from measure_memory import numbers, run_case
+from memory_cases import ALL_LINEAR, Case, config_of
 from memory_cases import CASES as MEASURED
-from memory_cases import config_of
 from models import SIZE
 from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from peft_lessons import attach
 from peft_lessons.accounting.measure import Event, Known, Mark, Stage, measure_step, replay, residues
 from peft_lessons.accounting.measure_cuda import KINDS, MARKS, Peaks, read_snapshot, record_cuda
-from peft_lessons.accounting.setups import trace_setup
+from peft_lessons.accounting.setups import Setup, trace_setup
 from peft_lessons.accounting.trace import trace_step
 from peft_lessons.bases import TextClassifier
 from peft_lessons.measured import load_measured
@@ -311,6 +311,13 @@ def test_the_shipped_measurement_is_complete_and_its_misses_are_explained():
         unexplained += [(run["label"], name) for name in bad if "why" not in run]
         assert "peak" not in bad or run["setup"]["optimizer"] == "adamw_8bit"
     assert not unexplained
+
+
+@pytest.mark.parametrize("weights", ["bfloat16", "nf4"])
+def test_autocast_over_narrow_weights_is_predicted_too(weights):
+    setup = Setup(ALL_LINEAR, weights=weights, autocast=True, device="cpu")
+    run = run_case(Case("small llama", setup, 2, 64))
+    assert run["predicted"]["peak"] == pytest.approx(run["measured"]["peak"], rel=1e-3)
 
 
 def test_the_trace_still_says_what_was_shipped():

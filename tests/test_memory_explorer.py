@@ -114,6 +114,7 @@ MOVES: list[tuple[dict[str, Any], dict[str, Any], int]] = [
     ({}, {"weights": "nf4"}, -1),
     ({"weights": "nf4"}, {"upcast": True}, 1),
     ({"weights": "float32"}, {"autocast": True}, -1),
+    ({}, {"autocast": True}, -1),
     ({}, {"attention": "eager"}, 1),
     ({}, {"attention": "math"}, 1),
     ({}, {"logits": "chunked"}, -1),
@@ -171,7 +172,6 @@ PROBLEMS: list[tuple[dict[str, Any], str]] = [
     ({"LoRA_target_modules": " , "}, "target_modules is empty;"),
     ({"method": "FullFineTuning", "weights": "nf4"}, "4-bit weights cannot be trained"),
     ({"upcast": True}, 'upcast is about 4-bit models: it needs weights="nf4".'),
-    ({"autocast": True}, 'autocast is about float32 weights: it needs weights="float32".'),
     ({"logits": "chunked", "keep_output": True}, "A chunked loss never has the whole output"),
     ({"logits": "chunked", "length": 100}, "A length of 100 cannot be cut into 8 equal parts"),
 ]

@@ -193,11 +193,34 @@ def write_notebook(path: Path, *sources: str) -> None:
 
 def control(page: Any, label: str, explorer: int = 0) -> Any:
     """The input (a slider's handle, a box, a list or a button) of an explorer's control with this label."""
-    inside = page.locator(".peft-explorer").nth(explorer)
+    inside = shown(page, explorer)
     if label == "Reset":
         return inside.get_by_role("button", name="Reset")
     named = page.locator("label", has_text=re.compile(rf"^\s*{re.escape(label)}\s*$"))
     return inside.locator(".widget-inline-hbox").filter(has=named).locator("[role=slider], input, select")
+
+
+def shown(page: Any, explorer: int = 0) -> Any:
+    """One of the page's explorers."""
+    return page.locator(".peft-explorer").nth(explorer)
+
+
+def sees(page: Any, *words: str, explorer: int = 0) -> None:
+    """Wait until an explorer says all of this."""
+    for word in words:
+        playwright.expect(shown(page, explorer)).to_contain_text(word, timeout=20_000)
+
+
+def types(page: Any, label: str, text: str, *, mouse: bool) -> None:
+    """Put text into a box of the first explorer: reached by a click, or by focus as Tab gives it."""
+    box = control(page, label)
+    if mouse:
+        box.click(click_count=3)
+    else:
+        box.focus()
+    page.keyboard.press("Control+A")
+    page.keyboard.type(text)
+    page.keyboard.press("Enter")
 
 
 def redraw_latency(page: Any, label: str, moves: int = 15, explorer: int = 0) -> list[float]:
@@ -212,7 +235,7 @@ def redraw_latency(page: Any, label: str, moves: int = 15, explorer: int = 0) ->
     Returns:
         One number a move.
     """
-    box = page.locator(".peft-explorer").nth(explorer)
+    box = shown(page, explorer)
     box.evaluate(STOPWATCH)
     control(page, label, explorer).focus()
     taken = []

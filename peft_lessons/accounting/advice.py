@@ -9,6 +9,7 @@ that was measured here.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+import torch
 from transformers import PretrainedConfig
 
 from peft_lessons.accounting.kernels import choose_kernel
@@ -133,7 +134,7 @@ def _changes(setup: Setup, batch: int, length: int) -> Iterator[tuple[str, Setup
     fields: dict[str, tuple[str, object]] = {
         "checkpointing": ("turn gradient checkpointing on (slower by about one forward pass)", True),
         "logits": ("compute the loss in chunks", "chunked"),
-        "adapters": ("keep the adapter in bfloat16", "bfloat16"),
+        "adapters": ("keep the adapter in bfloat16 (small steps are then rounded away)", "bfloat16"),
         "padding": ("pack sequences instead of padding them", False),
         "keep_output": ("do not hold the model's output", False),
         "upcast": ("leave out the upcast of the k-bit preparation", False),
@@ -174,14 +175,17 @@ def silent_switches(source: str | PretrainedConfig, setup: Setup) -> list[str]:
     runs = choose_kernel(
         setup.attention,
         device=setup.device,
-        dtype=setup.dtype,
+        dtype=setup.product_dtype,
         grouped=kv_heads != heads and not setup.padding,
         bias=setup.padding or config.model_type == "t5",
         head_dim=head_dim,
     )
     found = []
     if runs not in (setup.attention, "cpu"):
-        why = "a mask" if setup.padding else "float32" if setup.weights == "float32" else "its position bias"
+        float32 = setup.product_dtype == torch.float32
+        why = "a mask" if setup.padding else "float32" if float32 else "its position bias"
+        if head_dim > 256 and why == "its position bias" and config.model_type != "t5":
+            why = "heads of more than 256 numbers"
         if setup.attention == "efficient":
             why = "grouped queries"
         elif runs == "math":
@@ -189,7 +193,8 @@ def silent_switches(source: str | PretrainedConfig, setup: Setup) -> list[str]:
         cost = "keeps length × length probabilities" if runs == "math" else "adds a bias of length × length a layer"
         text = f"PyTorch does not run {setup.attention} attention here: because of {why} it falls back to {runs}"
         found.append(text + (f", which {cost}." if runs == "math" or setup.padding else "."))
-    if isinstance(setup.method, LoRA) and setup.adapters == "float32" and setup.dtype.itemsize == 2:
+    narrow = setup.dtype.itemsize == 2 and not setup.autocast and not setup.upcast
+    if isinstance(setup.method, LoRA) and setup.adapters == "float32" and narrow:
         found.append(
             "The adapter is in float32 (peft's default), so each of its layers keeps a float32 copy of its input."
         )

@@ -56,8 +56,7 @@ class Setup:
         checkpointing: keep each layer's input only, and compute the layer again in the backward pass.
         padding: the batch has padding, so that attention needs a mask.
         keep_output: `out = model(...)` stays alive until the next step's replaces it.
-        autocast: with "float32" weights, run the forward pass under `torch.autocast` in bfloat16. Over bfloat16
-            weights, as a `Trainer` with `bf16=True` may run them, it is not traced.
+        autocast: run the forward pass under `torch.autocast` in bfloat16, as a `Trainer` with `bf16=True` does.
         upcast: with "nf4", what peft's `prepare_model_for_kbit_training` does to the rest: float32. (It turns
             checkpointing on as well, by default; that is a switch of its own here.)
         device: whose kernels run, "cuda" or "cpu".
@@ -89,8 +88,6 @@ class Setup:
             raise ValueError(f"method is {self.method!r}; it must be a method such as LoRA(r=8).")
         if self.upcast and self.weights != "nf4":
             raise ValueError('upcast is about 4-bit models: it needs weights="nf4".')
-        if self.autocast and self.weights != "float32":
-            raise ValueError('autocast is about float32 weights: it needs weights="float32".')
         if self.logits == "chunked" and self.keep_output:
             raise ValueError("A chunked loss never has the whole output, so there is nothing to keep.")
 
@@ -98,6 +95,11 @@ class Setup:
     def dtype(self) -> torch.dtype:
         """The type of weights that are not quantised, and of activations where `autocast` and `upcast` are off."""
         return TYPES.get(self.weights, torch.bfloat16)
+
+    @property
+    def product_dtype(self) -> torch.dtype:
+        """The type in which attention runs: autocast's, or that of the activations, which `upcast` makes float32."""
+        return torch.bfloat16 if self.autocast else torch.float32 if self.upcast else self.dtype
 
 
 def kind_of(config: PretrainedConfig) -> str:

@@ -36,7 +36,7 @@ TIPS = {
     "checkpointing": "keep each layer's input only, and compute the layer again in the backward pass",
     "padding": "the batch has padding, so attention needs a mask",
     "keep_output": "`out = model(...)` stays alive until the next step replaces it",
-    "autocast": "float32 weights, and a forward pass under torch.autocast in bfloat16",
+    "autocast": "a forward pass under torch.autocast in bfloat16, as a Trainer with bf16=True runs it",
     "upcast": "with nf4: the rest in float32, as prepare_model_for_kbit_training makes it (which checkpoints too)",
 }
 SHAPE = "llama-3.1-8b"  # shown first
