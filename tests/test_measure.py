@@ -9,8 +9,8 @@ import bitsandbytes
 import pytest
 import torch
 from measure_memory import numbers, run_case
-from memory_cases import ALL_LINEAR, Case, config_of
 from memory_cases import CASES as MEASURED
+from memory_cases import Case, config_of
 from models import SIZE
 from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
@@ -315,7 +315,7 @@ def test_the_shipped_measurement_is_complete_and_its_misses_are_explained():
 
 @pytest.mark.parametrize("weights", ["bfloat16", "nf4"])
 def test_autocast_over_narrow_weights_is_predicted_too(weights):
-    setup = Setup(ALL_LINEAR, weights=weights, autocast=True, device="cpu")
+    setup = Setup(LoRA(r=8, target_modules="all-linear"), weights=weights, autocast=True, device="cpu")
     run = run_case(Case("small llama", setup, 2, 64))
     assert run["predicted"]["peak"] == pytest.approx(run["measured"]["peak"], rel=1e-3)
 
