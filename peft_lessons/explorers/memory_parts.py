@@ -84,8 +84,8 @@ def headline(answer: Answer, spread: int, extra: Range) -> str:
         f'<p data-part="total"><b style="font-size: 22px">{gib(peak)} GiB</b> = {peak:,} bytes at the peak, '
         f"{escape(place_in_words(answer.place))}.{paged}<br>"
         f"The largest piece is <b>{largest}</b>, {gib(size)} GiB, {size / peak:.0%} of it.<br>"
-        f"That is <b>{peak / weights:.2f} times the weights</b> ({gib(weights)} GiB); the often quoted "
-        f"&ldquo;12 to 20 times&rdquo; would be {low:,.1f} to {high:,.1f} GiB.<br>"
+        f"That is <b>{peak / weights:.2f} times the weights</b> ({gib(weights)} GiB as held, adapters included); "
+        f"the often quoted &ldquo;12 to 20 times&rdquo; would be {low:,.1f} to {high:,.1f} GiB.<br>"
         f"Apart from it, and not counted: {gib(extra.low)} to {gib(extra.high)} GiB for {escape(extra.text)}.</p>"
     )
 
@@ -164,7 +164,7 @@ def fits_table(fitting: Mapping[int, str], card: int, longest: int, largest: int
     row = table(
         ["fits in", *(f"{size} GB" for size in fitting)],
         [["this step", *fitting.values()]],
-        caption="Does it fit? (“perhaps” depends on what the GPU holds beside it)",
+        caption="Does it fit? (GB of 10⁹ bytes; “perhaps” depends on what the GPU holds beside it)",
     )
     at_length = f"<b>{largest:,}</b>" if largest else "<b>none</b>"
     at_batch = f"<b>{longest:,} tokens</b>" if longest else "<b>none</b>"
