@@ -63,13 +63,19 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def unticks(page: Any, label: str) -> None:
-    """Take a tick out by mouse; a click can be lost while the page is laid out anew, so look, and click again."""
+    """Take a tick out by mouse.
+
+    A known bug, cause not found: right after a fresh trace a box can be ticked again by itself, although the click
+    reached it. Until that is mended the click is made again here, and said; one click should be enough.
+    """
     box = control(page, label)
     expect(box).to_be_checked()
-    for _ in range(3):
+    for attempt in range(3):
         box.click()
         page.wait_for_timeout(300)
         if not box.is_checked():
+            if attempt:
+                print(f"known bug: {label} took {attempt + 1} clicks")
             return
 
 

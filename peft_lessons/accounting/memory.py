@@ -176,8 +176,3 @@ def _targets(config: PretrainedConfig, setup: Setup) -> tuple[str, ...]:
     if not set(targets) <= set(INPUTS) or not {"q_proj", "k_proj", "v_proj"} & set(targets):
         raise ValueError(f"The closed form is for targets among {', '.join(INPUTS)} with q_proj, k_proj or v_proj.")
     return targets
-
-
-def gigabytes(n_bytes: float) -> str:
-    """Bytes as GiB with three digits after the point, or as MiB below one."""
-    return f"{n_bytes / 2**30:,.3f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:,.3f} MiB"
