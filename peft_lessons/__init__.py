@@ -4,7 +4,7 @@ import logging
 
 from peft_lessons.accounting.parameters import count_parameters
 from peft_lessons.bases import load_base
-from peft_lessons.methods.core import attach, detach, merge, unmerge
+from peft_lessons.methods.core import attach, detach, merge, switch, unmerge
 from peft_lessons.methods.files import load_adapter, save_adapter
 from peft_lessons.tasks import load_task, majority
 from peft_lessons.training import evaluate, fit, predict, zero_shot
@@ -25,6 +25,7 @@ __all__ = [
     "merge",
     "predict",
     "save_adapter",
+    "switch",
     "unmerge",
     "zero_shot",
 ]

@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from peft_lessons.bases import Base, TextClassifier, is_decoder
-from peft_lessons.methods.core import require_attachment, trained_parameters
+from peft_lessons.methods.core import penalty, require_attachment, trained_parameters
 from peft_lessons.prompting import answer_logits, score_choices
 from peft_lessons.tasks import IGNORED, Task, pad_left, token_ids
 
@@ -43,6 +43,8 @@ def fit(
     lr: float | None = None,
     batch_size: int = 16,
     weight_decay: float = 0.0,
+    l2_sp: float = 0.0,
+    dropout: float | None = None,
     seed: int = 0,
     progress: bool = True,
     on_step: Callable[[int], None] | None = None,
@@ -58,7 +60,10 @@ def fit(
         steps: optimizer steps.
         lr: the first step's learning rate; the method's own default where not given.
         batch_size: sentences a step.
-        weight_decay: AdamW's, on every trained tensor.
+        weight_decay: AdamW's, on every trained tensor: a pull toward zero.
+        l2_sp: strength of a pull toward the pretrained weights, l2_sp / 2 · Σ (w - w0)² in the loss, for methods that
+            train weights of the base.
+        dropout: the rate of every dropout layer while training; each layer's own where not given.
         seed: for the new head, the order of the sentences and dropout.
         progress: whether to show a progress bar.
         on_step: called with the number of steps done, after each, in evaluation mode: for curves over training.
@@ -68,29 +73,42 @@ def fit(
 
     Raises:
         RuntimeError: nothing is attached, or the adapter is merged.
-        ValueError: steps or batch_size below 1, a head made for other answers, or a task the model cannot do.
+        ValueError: steps or batch_size below 1, a head made for other answers, a task the model cannot do, dropout
+            outside [0, 1), or l2_sp where no weight of the base is trained.
 
-    Source: AdamW, Loshchilov and Hutter 2019; linear decay as in Devlin et al. 2018.
+    Source: AdamW, Loshchilov and Hutter 2019; linear decay as in Devlin et al. 2018; L2-SP, Li et al. 2018, equation 2.
     """
     state = require_attachment(model)
     if state.merged:
         raise RuntimeError("The adapter is merged into the weights: unmerge(model) before training it further.")
     if steps < 1 or batch_size < 1:
         raise ValueError(f"steps is {steps} and batch_size is {batch_size}; both must be at least 1.")
+    if l2_sp and not state.originals:
+        raise ValueError(f"{type(state.method).__name__} trains no weight of the base, so l2_sp has nothing to pull.")
+    if dropout is not None and not 0 <= dropout < 1:
+        raise ValueError(f"dropout is {dropout!r}; it is a probability, at least 0 and below 1.")
     lr = type(state.method).lr if lr is None else lr
     if not is_decoder(model):
         _prepare_head(model, task, seed)
-    parameters = list(trained_parameters(model).values())
-    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in trained_parameters(model).items():
+        groups.setdefault(lr * state.method.lr_scale(name), []).append(parameter)
+    rates = [{"params": parameters, "lr": rate} for rate, parameters in groups.items()]
+    optimizer = torch.optim.AdamW(rates, weight_decay=weight_decay)
+    starts = [(model.get_parameter(n), w.to(model.device)) for n, w in state.originals.items()] if l2_sp else []
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
     history, begun = History(lr), time.perf_counter()
-    with _seeded(seed, model.device):
+    with _seeded(seed, model.device), _dropout(model, dropout):
         batches = _batches(len(task.train), batch_size, seed)
         try:
             for step in tqdm(range(steps), disable=not progress, desc=type(state.method).__name__):
                 model.train()
                 loss = loss_of(model, task, task.train[next(batches)])
-                loss.backward()
+                extra = penalty(model)
+                total = loss if extra is None else loss + extra
+                for weight, start in starts:
+                    total = total + l2_sp / 2 * (weight - start).square().sum()
+                total.backward()
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad()
@@ -244,3 +262,16 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
+
+
+@contextmanager
+def _dropout(model: nn.Module, rate: float | None) -> Iterator[None]:
+    """Give every dropout layer this rate inside; None leaves each its own."""
+    before = {module: module.p for module in model.modules() if isinstance(module, nn.Dropout)}
+    try:
+        for module in before if rate is not None else ():
+            module.p = rate
+        yield
+    finally:
+        for module, p in before.items():
+            module.p = p

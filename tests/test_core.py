@@ -9,7 +9,8 @@ from torch import nn
 
 from peft_lessons import attach, count_parameters, detach, fit, merge, unmerge
 from peft_lessons.methods import FullFineTuning, Head, LoRA
-from peft_lessons.methods.core import attachment, find_targets, trained_parameters
+from peft_lessons.methods.core import attachment, trained_parameters
+from peft_lessons.methods.targets import find_targets
 
 METHODS = [
     LoRA(r=3, alpha=5),

@@ -23,8 +23,9 @@ from peft_lessons.accounting.setups import CHOICES, Setup
 from peft_lessons.explorers import memory, memory_controls, memory_parts
 from peft_lessons.explorers.memory import MemoryExplorer, explore_memory
 from peft_lessons.methods import FullFineTuning, Head, LoRA
-from peft_lessons.methods.core import LinearMethod, Method, Targets
+from peft_lessons.methods.core import LinearMethod, Method
 from peft_lessons.methods.reparameterized.lora import LoRALinear
+from peft_lessons.methods.targets import Targets
 
 SMALL = LlamaConfig(
     hidden_size=128,

@@ -37,7 +37,8 @@ from peft_lessons.accounting.setups import TYPES, Setup, build_on_meta, chunked_
 from peft_lessons.accounting.step import CATEGORIES, StepMemory
 from peft_lessons.accounting.trace import Loss, model_loss
 from peft_lessons.bases import DATA, TextClassifier
-from peft_lessons.methods.core import is_linear, output_layer, require_attachment, set_submodule
+from peft_lessons.methods.core import require_attachment, set_submodule
+from peft_lessons.methods.targets import is_linear, output_layer
 
 ROOT = Path(__file__).resolve().parent.parent
 OPTIMIZERS = {

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
-from peft_lessons.methods.core import linear_layers, output_layer
+from peft_lessons.methods.targets import linear_layers, output_layer
 
 
 @dataclass(frozen=True)

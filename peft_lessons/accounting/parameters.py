@@ -85,13 +85,15 @@ def count_parameters(model: nn.Module) -> ParameterCount:
     Source: the three counts of Lialin et al. 2023, section 12.
     """
     state = require_attachment(model)
-    wrapped = state.wrapped()
-    modules, head = [], 0
-    for path, module in wrapped.items():
-        own = sum(p.numel() for p in module.parameters() if p.requires_grad)
-        modules.append(ModuleCount(path, (module.d_out, module.d_in), own, module.d_out * module.d_in, module.rank()))
+    modules: list[ModuleCount] = []
+    head, seen = 0, set()
+    for path, module in state.wrapped().items():
+        own = [p for p in module.parameters() if p.requires_grad and id(p) not in seen]  # some are shared by modules
+        seen |= {id(p) for p in own}
+        shape, trainable = (module.d_out, module.d_in), sum(p.numel() for p in own)
+        modules.append(ModuleCount(path, shape, trainable, module.changed(), module.rank()))
     for name, parameter in trained_parameters(model).items():
-        if any(name.startswith(f"{path}.") for path in wrapped):
+        if id(parameter) in seen:
             continue
         if hasattr(model, "set_head") and name.startswith("classifier."):
             head += parameter.numel()
@@ -102,7 +104,13 @@ def count_parameters(model: nn.Module) -> ParameterCount:
 
 
 def _n_total(model: nn.Module, head: int) -> int:
+    """The base's parameters: a module's `base`, or a copy that was trained in its place, is part of it."""
     state = require_attachment(model)
-    added = sum(p.numel() for module in state.added.values() for p in module.parameters() if p.requires_grad)
-    present = sum(p.numel() for p in model.parameters())
-    return present - head - (0 if state.merged else added)
+    added = {p for m in state.added.values() for n, p in m.named_parameters() if not n.startswith("base.")}
+    base = {p for m in state.replaced.values() for p in m.parameters()}
+    return len_of((set(model.parameters()) - added) | base) - head
+
+
+def len_of(parameters: set[nn.Parameter]) -> int:
+    """How many numbers parameters hold."""
+    return sum(p.numel() for p in parameters)

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peft_lessons.methods.core import linear_layers, set_submodule
+from peft_lessons.methods.core import set_submodule
+from peft_lessons.methods.targets import linear_layers
 
 BLOCK, OUTER_BLOCK = 64, 256
 

@@ -25,8 +25,9 @@ from peft_lessons.accounting.quantized import quantize
 from peft_lessons.accounting.step import StepMemory
 from peft_lessons.accounting.trace import model_loss, trace_step
 from peft_lessons.bases import TextClassifier
-from peft_lessons.methods.core import Method, attach, is_linear, linear_layers, output_layer, require_attachment
+from peft_lessons.methods.core import Method, attach, require_attachment
 from peft_lessons.methods.reparameterized.lora import LoRA
+from peft_lessons.methods.targets import is_linear, linear_layers, output_layer
 
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CHOICES = {  # field of `Setup` -> what it can be

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peft_lessons.methods.core import output_layer
+from peft_lessons.methods.targets import output_layer
 
 
 class Stage:

@@ -1,23 +1,24 @@
 """Attaching a method to a model, and taking it off again: written once, for every method.
 
-A method says what is its own (which modules it puts in place, which weights it trains); finding targets,
-freezing, attaching, detaching, merging and refusing are here.
+A method says what is its own (which modules it puts in place, which weights it trains); freezing, attaching, switching,
+detaching, merging and refusing are here. `targets` finds the layers.
+
+Several adapters can be attached under names of their own. One of them is on; the others lie beside the model, so that
+each sees the plain base.
 
 Source: the verbs and the in-place wrapping follow Hugging Face peft 0.21 (`inject_adapter_in_model`, `merge_adapter`,
 `unload`); merging W + ΔW is Hu et al. 2021, section 4.1.
 """
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias, TypeGuard
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-Targets: TypeAlias = "str | Sequence[str]"
-Linear: TypeAlias = "nn.Linear | Conv1D"
+from peft_lessons.methods.targets import Linear, Targets, find_targets
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Method:
     peft_type: ClassVar[str]
     lr: ClassVar[float]
     mergeable: ClassVar[bool] = False
+    why_not_merged: ClassVar[str] = "it has no update of its own beside the weights it trains"
     file_suffixes: ClassVar[dict[str, str]] = {}  # parameter name here -> its name in peft's files
 
     def __init_subclass__(cls) -> None:
@@ -50,9 +52,18 @@ class Method:
         return {}
 
     @classmethod
-    def from_config(cls, config: dict) -> "Method":
-        """The method that `adapter_config.json` describes."""
+    def from_config(cls, config: dict[str, Any], tensors: Mapping[str, Tensor]) -> "Method":
+        """The method that `adapter_config.json` and the tensors beside it describe.
+
+        Raises:
+            KeyError: a field is missing.
+            ValueError: a field says what the method cannot be.
+        """
         return cls()
+
+    def lr_scale(self, name: str) -> float:
+        """What `fit` multiplies the learning rate by for the parameter of this name."""
+        return 1.0
 
 
 class LinearMethod(Method):
@@ -100,9 +111,13 @@ class WrappedLinear(nn.Module):
         """What merging adds to W, (d_out, d_in)."""
         raise NotImplementedError
 
-    def rank(self) -> int:
-        """The largest rank that `delta` can have."""
+    def rank(self) -> int | None:
+        """The largest rank that `delta` can have; None where what is added is no matrix."""
         return min(self.d_out, self.d_in)
+
+    def changed(self) -> int:
+        """How many numbers of W differ after merging; for what cannot be merged, the numbers added."""
+        return self.d_out * self.d_in
 
     @torch.no_grad()
     def merge(self) -> Linear:
@@ -137,8 +152,9 @@ class WrappedLinear(nn.Module):
 class Adapter:
     """A method with its trained weights, off its base: `detach` returns it, `attach` takes it.
 
-    `state` holds every trained tensor by its parameter name, on the CPU; `choices` the answers that a
-    classification head knows, in the order of its rows.
+    `state` holds every tensor that makes the adapter by its name, on the CPU: the trained weights, and what was drawn
+    or chosen once and is needed with them. `choices` are the answers that a classification head knows, in the order of
+    its rows.
     """
 
     method: Method
@@ -146,19 +162,20 @@ class Adapter:
     choices: tuple[str, ...] | None = None
 
     def n_bytes(self) -> int:
-        """Bytes of the trained tensors."""
+        """Bytes of all tensors: what is stored."""
         return sum(t.numel() * t.element_size() for t in self.state.values())
 
 
 @dataclass
 class Attachment:
-    """What `attach` did to a model, so that `detach` can undo it; kept on the model."""
+    """What `attach` did to a model, so that `switch` and `detach` can undo it; kept on the model."""
 
     method: Method
     added: Mapping[str, nn.Module]  # path -> the module put in place
     replaced: Mapping[str, nn.Module]  # path -> the module that was there
     originals: dict[str, Tensor]  # own weights that the method trains, as they were
-    required_grad: dict[str, bool]
+    own: dict[str, Tensor]  # the same as trained, while the adapter is off
+    head: tuple[nn.Module, tuple[str, ...]] | None = None  # the classification head, while the adapter is off
     merged: bool = False
 
     def wrapped(self) -> dict[str, WrappedLinear]:
@@ -166,162 +183,222 @@ class Attachment:
         return {path: module for path, module in self.added.items() if isinstance(module, WrappedLinear)}
 
 
+@dataclass
+class Rack:
+    """All adapters attached to a model by name, and which one is on."""
+
+    required_grad: dict[str, bool]  # the base's, before the first adapter
+    attachments: dict[str, Attachment]
+    on: str | None = None
+
+
+def attached(model: nn.Module) -> tuple[str, ...]:
+    """The names of the attached adapters, in the order in which they came."""
+    rack = _rack(model)
+    return tuple(rack.attachments) if rack else ()
+
+
+def active(model: nn.Module) -> str | None:
+    """The name of the adapter that is on; None where the model is the plain base."""
+    rack = _rack(model)
+    return rack.on if rack else None
+
+
 def attachment(model: nn.Module) -> Attachment | None:
-    """The model's `Attachment`, or None where no method is attached."""
-    return vars(model).get("_attachment")
+    """The `Attachment` that is on, or None where the model is the plain base."""
+    rack = _rack(model)
+    return rack.attachments[rack.on] if rack and rack.on is not None else None
 
 
 def require_attachment(model: nn.Module) -> Attachment:
-    """The model's `Attachment`.
+    """The `Attachment` that is on.
 
     Raises:
-        RuntimeError: no method is attached.
+        RuntimeError: no method is attached, or all are switched off.
     """
     found = attachment(model)
+    if found is None and (names := attached(model)):
+        raise RuntimeError(f"Every adapter is switched off: switch(model, name) first; there is {', '.join(names)}.")
     if found is None:
         raise RuntimeError("No method is attached to this model: call attach(model, method) first.")
     return found
 
 
-def is_linear(module: nn.Module) -> TypeGuard[Linear]:
-    """Whether a method can wrap it: `nn.Linear` or transformers' `Conv1D` (GPT-2's linear layer)."""
-    return isinstance(module, nn.Linear | Conv1D)
-
-
-def linear_layers(model: nn.Module) -> dict[str, Linear]:
-    """Every linear layer of a model by path, output layer and classification head included."""
-    return {name: module for name, module in model.named_modules() if is_linear(module)}
-
-
-def output_layer(model: nn.Module) -> nn.Module | None:
-    """The layer that turns hidden states into logits: the language-model head or the classification head."""
-    getter = getattr(model, "get_output_embeddings", None)
-    return getter() if getter is not None else getattr(model, "classifier", None)
-
-
-def find_targets(model: nn.Module, targets: Targets) -> dict[str, Linear]:
-    """The linear layers that `target_modules` means, by path, in the model's order.
-
-    Args:
-        model: any transformers model.
-        targets: "attention" (every linear layer inside an attention module), "all-linear" (every linear layer but
-            the output layer), or names and patterns. A name fits the end of a path ("query", "attention.self.query");
-            a pattern is a regular expression for the whole path.
-
-    Raises:
-        ValueError: something named is not there; the message lists what is.
-
-    Source: the meaning of Hugging Face peft's `target_modules`, with "attention" added.
-    """
-    layers = linear_layers(model)
-    head = output_layer(model)
-    inner = {name: layer for name, layer in layers.items() if layer is not head}
-    if not inner:
-        raise ValueError("This model has no linear layer to attach to.")
-    if targets == "all-linear":
-        return inner
-    if targets == "attention":
-        attention = [n for n, m in model.named_modules() if "attention" in type(m).__name__.lower()]
-        found = {n: m for n, m in inner.items() if any(n.startswith(f"{a}.") for a in attention)}
-        if not found:
-            raise ValueError(
-                f'This model has no attention module; name linear layers instead: {_names(inner)}, or "all-linear".'
-            )
-        return found
-    wanted = [targets] if isinstance(targets, str) else list(targets)
-    if not wanted:
-        raise ValueError(f'target_modules is empty; name linear layers: {_names(inner)}, "attention" or "all-linear".')
-    matches = {target: [name for name in layers if _fits(target, name)] for target in wanted}
-    for target, names in matches.items():
-        if not names:
-            raise ValueError(
-                f'No linear layer of this model is called "{target}". It has {_names(layers)}; '
-                '"attention" and "all-linear" work too.'
-            )
-    chosen = set().union(*matches.values())
-    return {name: layer for name, layer in layers.items() if name in chosen}
-
-
-def _fits(target: str, name: str) -> bool:
-    if name == target or name.endswith(f".{target}"):
-        return True
-    try:
-        return re.fullmatch(target, name) is not None
-    except re.error as error:
-        raise ValueError(f'"{target}" is neither a name nor a regular expression: {error}.') from None
-
-
-def _names(layers: Mapping[str, Linear]) -> str:
-    """The distinct names of linear layers, without the numbered path in front."""
-    return ", ".join(dict.fromkeys(re.sub(r"^.*\.\d+\.", "", name) for name in layers))
-
-
-def attach(model: nn.Module, method: Method | Adapter, *, seed: int = 0) -> nn.Module:
+def attach(model: nn.Module, method: Method | Adapter, *, name: str = "default", seed: int = 0) -> nn.Module:
     """Attach a method to a model, in place: freeze the model, add the method's weights, leave only those trainable.
 
     Args:
-        model: the base, with nothing attached.
+        model: the base; adapters attached before under other names are switched off.
         method: a method with its hyperparameters, or an `Adapter` with trained weights.
+        name: what `switch` and `detach` call it; needed where several are attached.
         seed: for the random part of the method's initial weights; drawn on the CPU, so every device gets the same.
 
     Returns:
         The same model.
 
     Raises:
-        RuntimeError: something is attached already.
+        RuntimeError: an adapter of that name is attached already.
         ValueError: a target is not there, or an adapter's tensors do not fit; the model is left as it was.
         TypeError: `method` is neither a method nor an adapter.
     """
-    present = attachment(model)
-    if present is not None:
+    rack = _rack(model)
+    if rack and name in rack.attachments:
         raise RuntimeError(
-            f"{type(present.method).__name__} is attached to this model already: "
-            "detach(model) first (it returns the trained adapter), or load a fresh base."
+            f"{type(rack.attachments[name].method).__name__} is attached to this model already: detach(model) first "
+            "(it returns the trained adapter), or give this one a name: attach(model, method, name=...)."
         )
-    if isinstance(method, Adapter):
-        return _attach_trained(model, method)
+    trained = method if isinstance(method, Adapter) else None
+    method = trained.method if trained else method
     if not isinstance(method, Method):
         raise TypeError(f"attach takes a method such as LoRA(r=8) or an Adapter, not {type(method).__name__}.")
-    required_grad = {name: p.requires_grad for name, p in model.named_parameters()}
+    before = active(model)
+    rack = rack or Rack({n: p.requires_grad for n, p in model.named_parameters()}, {})
+    switch(model, None)
+    try:
+        state = _prepare(model, method, seed)
+    except Exception:
+        switch(model, before)
+        raise
+    vars(model)["_adapters"] = rack
+    rack.attachments[name] = state
+    _put_on(model, name)
+    if trained and (problem := _fill(model, trained)):
+        detach(model, name)
+        switch(model, before)
+        raise ValueError(f"This adapter does not fit this model: {problem}.")
+    return model
+
+
+def switch(model: nn.Module, name: str | None) -> nn.Module:
+    """Put one of the attached adapters on and the others off, in place; None leaves the plain base.
+
+    An adapter that is merged is unmerged first. Nothing is lost: switching back gives the same function.
+
+    Returns:
+        The same model.
+
+    Raises:
+        LookupError: no adapter of that name is attached; the message lists those that are.
+    """
+    names = attached(model)
+    if name is not None and name not in names:
+        known = ", ".join(names) if names else "none"
+        raise LookupError(f'No adapter "{name}" is attached to this model; there is {known}.')
+    if name != active(model):
+        _take_off(model)
+        if name is not None:
+            _put_on(model, name)
+    return model
+
+
+def detach(model: nn.Module, name: str | None = None) -> Adapter:
+    """Take an adapter off for good, in place: the base is untouched, bit for bit.
+
+    Args:
+        model: with a method attached.
+        name: which of several; the one that is on where not given. Another that is on stays on.
+
+    Returns:
+        The method with what it learned; `attach(model, adapter)` puts it back.
+
+    Raises:
+        RuntimeError: nothing is attached, or all are switched off and no name is given.
+        LookupError: no adapter of that name is attached.
+    """
+    if name is None:
+        require_attachment(model)
+        name = active(model)
+    before = active(model)
+    switch(model, name)
+    state = require_attachment(model)
+    if state.merged:
+        unmerge(model)
+    adapter = Adapter(
+        state.method,
+        {key: tensor.detach().cpu().clone() for key, tensor in adapter_tensors(model).items()},
+        getattr(model, "choices", None),
+    )
+    switch(model, None)
+    rack = _rack(model)
+    assert rack is not None and name is not None
+    del rack.attachments[name]
+    if not rack.attachments:
+        del vars(model)["_adapters"]
+    if before != name:
+        switch(model, before)
+    return adapter
+
+
+def _rack(model: nn.Module) -> Rack | None:
+    return vars(model).get("_adapters")
+
+
+def _prepare(model: nn.Module, method: Method, seed: int) -> Attachment:
+    """Make the method's modules; the model, a plain base, is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         added = method.replacements(model)
-    replaced = {name: model.get_submodule(name) for name in added}
-    model.requires_grad_(False)
-    for name, module in added.items():
-        module.train(replaced[name].training)
-        set_submodule(model, name, module)
     originals = {}
     for name in method.trains(model):
-        parameter = model.get_parameter(name)
-        originals[name] = parameter.detach().clone() if parameter.is_meta else parameter.detach().cpu().clone()
+        parameter = model.get_parameter(name).detach()
+        originals[name] = parameter.clone() if parameter.is_meta else parameter.cpu().clone()
+    return Attachment(method, added, {name: model.get_submodule(name) for name in added}, originals, {})
+
+
+def _put_on(model: nn.Module, name: str) -> None:
+    """Attach what is prepared to the plain base."""
+    rack = _rack(model)
+    assert rack is not None and rack.on is None
+    state = rack.attachments[name]
+    model.requires_grad_(False)
+    for path, module in state.added.items():
+        set_submodule(model, path, module.train(state.replaced[path].training))
+    for key in state.originals:
+        parameter = model.get_parameter(key)
+        if key in state.own:
+            parameter.data.copy_(state.own.pop(key))
         parameter.requires_grad_(True)
-    vars(model)["_attachment"] = Attachment(method, added, replaced, originals, required_grad)
-    return model
+    if state.head is not None:
+        model.classifier, model.choices = state.head
+    rack.on = name
 
 
-def _attach_trained(model: nn.Module, adapter: Adapter) -> nn.Module:
-    attach(model, adapter.method)
-    _set_head(model, adapter.choices)
-    mine = trained_parameters(model)
+def _take_off(model: nn.Module) -> None:
+    """Make the model the plain base again, and keep what is trained."""
+    rack, state = _rack(model), attachment(model)
+    if rack is None or state is None:
+        return
+    if state.merged:
+        unmerge(model)
+    for name, original in state.originals.items():
+        parameter = model.get_parameter(name)
+        state.own[name] = parameter.detach().clone()
+        parameter.data.copy_(original)
+    for name, module in state.replaced.items():
+        set_submodule(model, name, module)
+    if hasattr(model, "set_head"):
+        state.head = None if model.choices is None else (model.classifier, model.choices)
+        model.set_head(None)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(rack.required_grad[name])
+        parameter.grad = None
+    rack.on = None
+
+
+def _fill(model: nn.Module, adapter: Adapter) -> str | None:
+    """Copy an adapter's tensors into the one that is on; what is wrong with them, where something is."""
+    if hasattr(model, "set_head"):
+        model.set_head(adapter.choices)
+    mine = adapter_tensors(model)
     problem = _mismatch(mine, adapter.state)
-    if problem:
-        detach(model)
-        raise ValueError(f"This adapter does not fit this model: {problem}.")
-    with torch.no_grad():
-        for name, tensor in adapter.state.items():
-            mine[name].copy_(tensor)
-    return model
+    if problem is None:
+        with torch.no_grad():
+            for name, tensor in adapter.state.items():
+                mine[name].copy_(tensor)
+    return problem
 
 
-def _set_head(model: nn.Module, choices: tuple[str, ...] | None) -> None:
-    """Give an encoder a head for these answers, or take it off; a decoder has none."""
-    setter = getattr(model, "set_head", None)
-    if setter is not None:
-        setter(choices)
-
-
-def _mismatch(mine: dict[str, nn.Parameter], theirs: dict[str, Tensor]) -> str | None:
+def _mismatch(mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> str | None:
     missing, unknown = sorted(mine.keys() - theirs.keys()), sorted(theirs.keys() - mine.keys())
     if missing:
         return f"it lacks {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
@@ -331,35 +408,6 @@ def _mismatch(mine: dict[str, nn.Parameter], theirs: dict[str, Tensor]) -> str |
         if tensor.shape != mine[name].shape:
             return f"{name} is {tuple(tensor.shape)}, the model needs {tuple(mine[name].shape)}"
     return None
-
-
-def detach(model: nn.Module) -> Adapter:
-    """Take the attached method off, in place: the model is the untouched base again, bit for bit.
-
-    Returns:
-        The method with what it learned; `attach(model, adapter)` puts it back.
-
-    Raises:
-        RuntimeError: nothing is attached.
-    """
-    state = require_attachment(model)
-    if state.merged:
-        unmerge(model)
-    adapter = Adapter(
-        state.method,
-        {name: p.detach().cpu().clone() for name, p in trained_parameters(model).items()},
-        getattr(model, "choices", None),
-    )
-    for name, original in state.originals.items():
-        model.get_parameter(name).data.copy_(original)
-    for name, module in state.replaced.items():
-        set_submodule(model, name, module)
-    _set_head(model, None)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(state.required_grad[name])
-        parameter.grad = None
-    del vars(model)["_attachment"]
-    return adapter
 
 
 def merge(model: nn.Module) -> nn.Module:
@@ -375,7 +423,7 @@ def merge(model: nn.Module) -> nn.Module:
     if state.merged:
         raise RuntimeError(f"{name} is merged already: merging twice would add the update twice.")
     if not state.method.mergeable:
-        raise RuntimeError(f"{name} cannot be merged: it has no update of its own beside the weights it trains.")
+        raise RuntimeError(f"{name} cannot be merged: {state.method.why_not_merged}.")
     for path, module in state.wrapped().items():
         shared = [n for n, p in model.named_parameters(remove_duplicate=False) if p is module.base.weight]
         if len(shared) > 1:
@@ -412,6 +460,26 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
         for path, module in state.added.items():
             found |= {f"{path}.{n}": p for n, p in module.named_parameters() if p.requires_grad}
     return found
+
+
+def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Everything that makes the adapter that is on, by name: its trained parameters, and its modules' own buffers.
+
+    In a module that a method adds, `base` is what was there before.
+    """
+    found: dict[str, Tensor] = dict(trained_parameters(model))
+    for path, module in require_attachment(model).added.items():
+        kept = module.state_dict().keys()
+        for name, buffer in module.named_buffers():
+            if name in kept and not name.startswith("base."):
+                found[f"{path}.{name}"] = buffer
+    return found
+
+
+def penalty(model: nn.Module) -> Tensor | None:
+    """What the attached method adds to the loss, summed over its modules; None where it adds nothing."""
+    parts = [module.penalty() for module in require_attachment(model).added.values() if hasattr(module, "penalty")]
+    return torch.stack(parts).sum() if parts else None
 
 
 def set_submodule(model: nn.Module, name: str, module: nn.Module) -> None:

@@ -13,9 +13,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from peft_lessons.methods.core import Adapter, Method, attach, linear_layers, require_attachment, trained_parameters
+from peft_lessons.methods.core import Adapter, Method, adapter_tensors, attach, require_attachment
+from peft_lessons.methods.targets import linear_layers
 
 PREFIX = "base_model.model."
+HEAD = "classifier."  # the same name here, in transformers and in the file
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
@@ -38,8 +40,8 @@ def save_adapter(model: nn.Module, folder: str | Path) -> Path:
     state = require_attachment(model)
     method = state.method
     tensors = {
-        PREFIX + _file_name(method, name): parameter.detach().cpu().contiguous()
-        for name, parameter in trained_parameters(model).items()
+        PREFIX + _file_name(method, name): tensor.detach().cpu().contiguous()
+        for name, tensor in adapter_tensors(model).items()
     }
     classifies = hasattr(model, "set_head")
     config = {
@@ -112,16 +114,16 @@ def read_adapter(folder: str | Path) -> tuple[Adapter, str | None]:
     if kind not in Method.registry:
         raise ValueError(f"{folder} holds {kind}; the course reads {', '.join(sorted(Method.registry))}.")
     try:
-        method = Method.registry[kind].from_config(config)
-    except KeyError as error:
-        raise ValueError(f"{folder / CONFIG} lacks {error}, which {kind} needs.") from None
-    try:
         with safe_open(folder / WEIGHTS, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, safe_open is no mapping
     except SafetensorError as error:
         raise ValueError(f"{folder / WEIGHTS} is not a whole safetensors file: {error}.") from None
-    state = {_parameter_name(method, key): tensor for key, tensor in tensors.items()}
+    state = {_parameter_name(Method.registry[kind], key): tensor for key, tensor in tensors.items()}
+    try:
+        method = Method.registry[kind].from_config(config, state)
+    except KeyError as error:
+        raise ValueError(f"{folder / CONFIG} lacks {error}, which {kind} needs.") from None
     return Adapter(method, state, _choices(state, metadata)), config.get("base_model_name_or_path")
 
 
@@ -147,14 +149,14 @@ def _choices(state: dict[str, Tensor], metadata: dict[str, str]) -> tuple[str, .
 
 def _file_name(method: Method, parameter: str) -> str:
     for ours, theirs in method.file_suffixes.items():
-        if parameter.endswith(f".{ours}"):
+        if parameter.endswith(f".{ours}") and not parameter.startswith(HEAD):
             return parameter.removesuffix(ours) + theirs
     return parameter
 
 
-def _parameter_name(method: Method, key: str) -> str:
+def _parameter_name(method: type[Method], key: str) -> str:
     name = key.removeprefix(PREFIX)
     for ours, theirs in method.file_suffixes.items():
-        if name.endswith(f".{theirs}"):
+        if name.endswith(f".{theirs}") and not name.startswith(HEAD):
             return name.removesuffix(theirs) + ours
     return name

@@ -11,13 +11,15 @@ microsoft/LoRA and Hugging Face peft (uniform Kaiming; the paper says Gaussian);
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from peft_lessons.methods.core import Linear, LinearMethod, Targets, WrappedLinear
+from peft_lessons.methods.core import LinearMethod, WrappedLinear
+from peft_lessons.methods.targets import Linear, Targets
 
 
 class LoRALinear(WrappedLinear):
@@ -94,7 +96,7 @@ class LoRA(LinearMethod):
         }
 
     @classmethod
-    def from_config(cls, config: dict) -> "LoRA":
+    def from_config(cls, config: dict[str, Any], tensors: Mapping[str, Tensor]) -> "LoRA":
         for field, plain in _PLAIN.items():
             if config.get(field, plain) not in (plain, None, [], {}):
                 raise ValueError(f"This adapter uses {field}={config[field]!r}, which plain LoRA does not have.")

@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from torch import nn
 
-from peft_lessons.methods.core import Method, output_layer
+from peft_lessons.methods.core import Method
+from peft_lessons.methods.targets import output_layer
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
-"""Checks that any implementation of a method must pass: the package's, a lesson's, a learner's, or a library's.
+"""Holds any implementation of LoRA against the closed form.
 
-Source: the closed forms of the methods' papers, named at each check.
+Source: Hu et al. 2021, equation 3; the merge of section 4.2.
 """
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import torch
@@ -14,65 +14,10 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from peft_lessons.methods.core import Linear
+from peft_lessons.checks.report import TOLERANCE, Check, Report, compare, compare_gradient
+from peft_lessons.methods.targets import Linear
 
-TOLERANCE = 1e-5
 MakeLoRA: TypeAlias = Callable[[Linear, int, float], nn.Module]
-
-
-@dataclass(frozen=True)
-class Check:
-    """One quantity compared with the truth: its name, whether it agrees, by how much it differs, and what is wrong."""
-
-    name: str
-    passed: bool
-    difference: float
-    shape: tuple[int, ...]
-    hint: str = ""
-    layer: str = "Linear"
-
-    def __str__(self) -> str:
-        shape = " x ".join(map(str, self.shape)) or "-"
-        verdict = "equal" if self.passed else "NOT EQUAL"
-        size = "below 1e-5" if self.difference < TOLERANCE else f"{self.difference:.3g}"
-        line = f"{self.name:<22} {verdict:<9}  largest difference {size:<10}  shape {shape}"
-        return line if self.passed or not self.hint else f"{line}\n    {self.hint}"
-
-
-@dataclass(frozen=True)
-class Report:
-    """The outcome of a conformance check; true where everything agrees.
-
-    Prints one line a quantity for `nn.Linear`, and one line for each other kind of layer with what fails on it.
-    """
-
-    checks: tuple[Check, ...]
-
-    @property
-    def passed(self) -> bool:
-        """Whether every check agrees."""
-        return all(check.passed for check in self.checks)
-
-    def __bool__(self) -> bool:
-        return self.passed
-
-    def __str__(self) -> str:
-        lines = [str(check) for check in self.checks if check.layer == "Linear"]
-        for layer in dict.fromkeys(check.layer for check in self.checks if check.layer != "Linear"):
-            mine = [check for check in self.checks if check.layer == layer]
-            lines.append(f"the same on {layer}: {sum(check.passed for check in mine)} of {len(mine)} equal")
-            lines += [f"  {check}" for check in mine if not check.passed]
-        return "\n".join(lines)
-
-
-def compare(name: str, found: Tensor, expected: Tensor, hint: str = "") -> Check:
-    """Compare a tensor with the truth: same shape, and nowhere further off than 1e-5, or 1e-5 of the largest entry."""
-    found, expected = found.detach().double().cpu(), expected.detach().double().cpu()
-    if found.shape != expected.shape:
-        wanted = " x ".join(map(str, expected.shape))
-        return Check(name, False, float("inf"), tuple(found.shape), f"the shape should be {wanted}. {hint}".strip())
-    difference = ((found - expected).abs().max() / expected.abs().max().clamp(min=1)).item()
-    return Check(name, difference < TOLERANCE, difference, tuple(found.shape), hint)
 
 
 def check_lora(make: MakeLoRA, *, d_in: int = 7, d_out: int = 5, r: int = 3, alpha: float = 5.0) -> Report:
@@ -137,10 +82,10 @@ def _check_lora_on(make: MakeLoRA, kind: str, d_in: int, d_out: int, r: int, alp
     (y * weights_of_loss).sum().backward()
     g = weights_of_loss.double().flatten(0, 1)
     flat = xd.flatten(0, 1)
-    checks.append(_compare_gradient("gradient of A", A, s * B0.double().T @ g.T @ flat))
-    checks.append(_compare_gradient("gradient of B", B, s * g.T @ (flat @ A0.double().T)))
+    checks.append(compare_gradient("gradient of A", A, s * B0.double().T @ g.T @ flat))
+    checks.append(compare_gradient("gradient of B", B, s * g.T @ (flat @ A0.double().T)))
     expected = weights_of_loss.double() @ (W.double() + s * B0.double() @ A0.double())
-    checks.append(_compare_gradient("gradient of the input", x, expected))
+    checks.append(compare_gradient("gradient of the input", x, expected))
     moved = sum(p.grad.abs().sum().item() for p in base.parameters() if p.grad is not None)
     thawed = any(p.requires_grad for p in base.parameters())
     checks.append(
@@ -188,12 +133,6 @@ def factor(module: nn.Module, name: str) -> Tensor:
 def _nonzero(name: str, tensor: Tensor) -> Check:
     hint = "A and B both start at zero, so neither ever gets a gradient."
     return Check(name, bool(tensor.abs().max() > 0), 0.0, tuple(tensor.shape), hint)
-
-
-def _compare_gradient(name: str, tensor: Tensor, expected: Tensor) -> Check:
-    if tensor.grad is None:
-        return Check(name, False, float("inf"), tuple(tensor.shape), "it gets no gradient: is it trainable and used?")
-    return compare(name, tensor.grad, expected)
 
 
 def _wrong_forward(y: Tensor, plain: Tensor, update: Tensor, bias: Tensor, s: float, alpha: float) -> str:

@@ -1,0 +1,176 @@
+"""Where a method attaches: linear layers by name, the blocks of a transformer and their seams, and its norms.
+
+A block is self-attention, perhaps cross-attention, and a feed-forward network (FFN); the last linear layer of each
+writes into the residual stream. That holds for BERT, GPT-2, Llama, T5 and their relatives, so that nothing here knows a
+model by name.
+
+Source: the meaning of `target_modules` is Hugging Face peft's; the seams are those of Vaswani et al. 2017, figure 1.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias, TypeGuard
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+Targets: TypeAlias = "str | Sequence[str]"
+Linear: TypeAlias = "nn.Linear | Conv1D"
+
+
+def is_linear(module: nn.Module) -> TypeGuard[Linear]:
+    """Whether a method can wrap it: `nn.Linear` or transformers' `Conv1D` (GPT-2's linear layer)."""
+    return isinstance(module, nn.Linear | Conv1D)
+
+
+def linear_layers(model: nn.Module) -> dict[str, Linear]:
+    """Every linear layer of a model by path, output layer and classification head included."""
+    return {name: module for name, module in model.named_modules() if is_linear(module)}
+
+
+def output_layer(model: nn.Module) -> nn.Module | None:
+    """The layer that turns hidden states into logits: the language-model head or the classification head."""
+    getter = getattr(model, "get_output_embeddings", None)
+    return getter() if getter is not None else getattr(model, "classifier", None)
+
+
+def find_targets(model: nn.Module, targets: Targets) -> dict[str, Linear]:
+    """The linear layers that `target_modules` means, by path, in the model's order.
+
+    Args:
+        model: any transformers model.
+        targets: "attention" (every linear layer inside an attention module), "all-linear" (every linear layer but
+            the output layer), or names and patterns. A name fits the end of a path ("query", "attention.self.query");
+            a pattern is a regular expression for the whole path.
+
+    Raises:
+        ValueError: something named is not there; the message lists what is.
+
+    Source: the meaning of Hugging Face peft's `target_modules`, with "attention" added.
+    """
+    layers = linear_layers(model)
+    head = output_layer(model)
+    inner = {name: layer for name, layer in layers.items() if layer is not head}
+    if not inner:
+        raise ValueError("This model has no linear layer to attach to.")
+    if targets == "all-linear":
+        return inner
+    if targets == "attention":
+        attention = [n for n, m in model.named_modules() if "attention" in type(m).__name__.lower()]
+        found = {n: m for n, m in inner.items() if any(n.startswith(f"{a}.") for a in attention)}
+        if not found:
+            raise ValueError(
+                f'This model has no attention module; name linear layers instead: {_names(inner)}, or "all-linear".'
+            )
+        return found
+    wanted = [targets] if isinstance(targets, str) else list(targets)
+    if not wanted:
+        raise ValueError(f'target_modules is empty; name linear layers: {_names(inner)}, "attention" or "all-linear".')
+    matches = {target: [name for name in layers if _fits(target, name)] for target in wanted}
+    for target, names in matches.items():
+        if not names:
+            raise ValueError(
+                f'No linear layer of this model is called "{target}". It has {_names(layers)}; '
+                '"attention" and "all-linear" work too.'
+            )
+    chosen = set().union(*matches.values())
+    return {name: layer for name, layer in layers.items() if name in chosen}
+
+
+def _fits(target: str, name: str) -> bool:
+    if name == target or name.endswith(f".{target}"):
+        return True
+    try:
+        return re.fullmatch(target, name) is not None
+    except re.error as error:
+        raise ValueError(f'"{target}" is neither a name nor a regular expression: {error}.') from None
+
+
+def _names(layers: Mapping[str, Linear]) -> str:
+    """The distinct names of linear layers, without the numbered path in front."""
+    return ", ".join(dict.fromkeys(re.sub(r"^.*\.\d+\.", "", name) for name in layers))
+
+
+@dataclass(frozen=True)
+class Block:
+    """One transformer block: its path, and the paths of its linear layers, in the model's order."""
+
+    path: str
+    attention: tuple[str, ...]  # self-attention's, the output projection last
+    cross_attention: tuple[str, ...]
+    ffn: tuple[str, ...]  # two, or three where the FFN is gated; the output last
+
+    @property
+    def attention_out(self) -> str:
+        """The layer by which self-attention writes into the residual stream."""
+        return self.attention[-1]
+
+    @property
+    def ffn_in(self) -> tuple[str, ...]:
+        """The layers that read the FFN's input."""
+        return self.ffn[:-1]
+
+    @property
+    def ffn_out(self) -> str:
+        """The layer by which the FFN writes into the residual stream."""
+        return self.ffn[-1]
+
+
+def blocks(model: nn.Module) -> list[Block]:
+    """The transformer blocks of a model, lowest first; an encoder-decoder's encoder before its decoder.
+
+    Args:
+        model: any transformers model, with nothing attached.
+
+    Raises:
+        ValueError: it has no transformer blocks, or their feed-forward part is not two or three linear layers.
+
+    Source: see the module.
+    """
+    found: list[Block] = []
+    for name, module in model.named_modules():
+        inside = any(name.startswith(f"{block.path}.") for block in found)
+        if isinstance(module, nn.ModuleList) and not inside:
+            here = [_block(f"{name}.{n}", child) for n, child in module.named_children()]
+            if all(block.attention for block in here):
+                found += here
+    if not found:
+        raise ValueError("This model has no transformer blocks: no list of layers that each have attention.")
+    for block in found:
+        if len(block.ffn) not in (2, 3):
+            raise ValueError(
+                f"{block.path} has {len(block.ffn)} linear layers outside attention; a feed-forward network of two or "
+                "three is what this method knows (a mixture of experts is not)."
+            )
+    return found
+
+
+def _block(path: str, module: nn.Module) -> Block:
+    layers = [f"{path}.{name}" for name in linear_layers(module)]
+    outer: list[str] = []
+    for name, part in module.named_modules():
+        if "attention" in type(part).__name__.lower() and not any(f"{path}.{name}".startswith(f"{o}.") for o in outer):
+            outer.append(f"{path}.{name}")
+    attention = [tuple(layer for layer in layers if layer.startswith(f"{o}.")) for o in outer]
+    attention = [group for group in attention if group]
+    taken = {layer for group in attention for layer in group}
+    ffn = tuple(layer for layer in layers if layer not in taken)
+    first, *others = attention or [()]
+    return Block(path, first, tuple(layer for group in others for layer in group), ffn)
+
+
+def norms(model: nn.Module) -> dict[str, nn.Module]:
+    """Every normalisation layer with weights (LayerNorm, RMSNorm) by path.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = {
+        name: module
+        for name, module in model.named_modules()
+        if "norm" in type(module).__name__.lower() and isinstance(getattr(module, "weight", None), nn.Parameter)
+    }
+    if not found:
+        raise ValueError("This model has no normalisation layer with weights to train.")
+    return found
