@@ -1,5 +1,7 @@
 """Tune and measure methods fairly: `python tools/sweep.py STUDY` writes `data/measured/STUDY.json`.
 
+The studies are the modules of `tools/studies`.
+
 Each method's learning rate is chosen on the validation split over two seeds; then the method is run with three seeds
 at that rate and measured on the test split. Controls from random weights are run with one seed. Runs that the file has
 already are not run again, so a broken-off sweep goes on where it stopped. Delete the file to measure anew.
@@ -7,93 +9,27 @@ already are not run again, so a broken-off sweep goes on where it stopped. Delet
 
 import argparse
 import hashlib
+import importlib
 import json
 import os
+import pkgutil
 import platform
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 
+import studies
 import torch
 import transformers
+from studies.arm import Arm
 from tqdm import tqdm
 
-from peft_lessons import attach, detach, evaluate, fit, load_base, load_task, majority, zero_shot
+from peft_lessons import attach, count_parameters, detach, evaluate, fit, load_base, load_task, majority, zero_shot
 from peft_lessons.bases import DATA
 from peft_lessons.measured import Measured, load_measured
-from peft_lessons.methods import FullFineTuning, Head, LoRA, Method
 
+STUDIES = [module.name for module in pkgutil.iter_modules(studies.__path__) if module.name != "arm"]
 TUNING_SEEDS, TEST_SEEDS = (0, 1), (0, 1, 2)
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One method on one task: what is tuned and then tested."""
-
-    label: str
-    base: str
-    task: str
-    method: Method
-    rates: tuple[float, ...]
-    steps: int
-    random_init: bool = False
-    fixed_rate_of: str | None = None  # take another arm's learning rate instead of tuning
-
-
-def minilm() -> list[Arm]:
-    """MiniLM on both encoder tasks: head, LoRA and full fine-tuning, and full fine-tuning from random weights."""
-    lora, full = LoRA(r=8, alpha=16), FullFineTuning()
-    grids = {  # steps, and rates for head, LoRA and full fine-tuning: pilots on validation placed the grids
-        "sentiment": (100, (3e-3, 1e-2, 3e-2), (2e-4, 5e-4, 1e-3), (5e-5, 1e-4, 2e-4)),
-        "outcome": (150, (1e-2, 3e-2), (1e-3, 2e-3, 4e-3), (1e-4, 2e-4)),
-    }
-    arms = []
-    for task, (steps, head_rates, lora_rates, full_rates) in grids.items():
-        common = {"base": "minilm", "task": task, "steps": steps}
-        arms += [
-            Arm("head only", method=Head(), rates=head_rates, **common),
-            Arm("LoRA", method=lora, rates=lora_rates, **common),
-            Arm("full fine-tuning", method=full, rates=full_rates, **common),
-            Arm("full, random weights", method=full, rates=(1e-4,), random_init=True, **common),
-        ]
-    return arms
-
-
-def decoder() -> list[Arm]:
-    """The shipped decoder: a task that is new to it, and two that it nearly knows."""
-    arms = []
-    for task, steps in (("records", 100), ("verdict", 60), ("reviews", 60)):
-        common = {"base": "tiny", "task": task, "steps": steps}
-        lora = LoRA(r=8, alpha=16, target_modules="all-linear")
-        arms += [
-            Arm("head only", method=Head(), rates=(3e-3, 1e-2), **common),
-            Arm("LoRA", method=lora, rates=(3e-3, 1e-2, 2e-2), **common),
-            Arm("full fine-tuning", method=FullFineTuning(), rates=(1e-3, 3e-3, 6e-3), **common),
-            Arm("LoRA, random weights", method=lora, rates=(1e-2,), random_init=True, **common),
-            Arm("full, random weights", method=FullFineTuning(), rates=(3e-3,), random_init=True, **common),
-        ]
-    return arms
-
-
-def lora_rank() -> list[Arm]:
-    """LoRA's rank on `records`: each rank at its own learning rate, and at one rate under three ways to scale."""
-    common = {"base": "tiny", "task": "records", "steps": 60}
-    arms = []
-    for r in (1, 2, 4, 8, 16, 32):
-        lora = LoRA(r=r, alpha=16, target_modules="all-linear")
-        arms.append(Arm(f"r={r}", method=lora, rates=(5e-3, 1e-2, 2e-2), **common))
-    fixed = {"rates": (), "fixed_rate_of": "r=8", **common}
-    for r in (2, 8, 32):
-        lora = LoRA(r=r, alpha=16, target_modules="all-linear")
-        arms.append(Arm(f"r={r}, alpha=16", method=lora, **fixed))
-        arms.append(Arm(f"r={r}, alpha=2r", method=replace(lora, alpha=2 * r), **fixed))
-        stabilised = replace(lora, alpha=16 / 8**0.5, use_rslora=True)  # the same scaling at r = 8
-        arms.append(Arm(f"r={r}, 1/sqrt(r)", method=stabilised, **fixed))
-    return arms
-
-
-STUDIES = {study.__name__: study for study in (minilm, decoder, lora_rank)}
 
 
 class Sweep:
@@ -113,11 +49,13 @@ class Sweep:
         if (arm.base, arm.random_init) not in self.bases:
             self.bases[arm.base, arm.random_init] = load_base(arm.base, random_init=arm.random_init)[0]
         model, task = self.bases[arm.base, arm.random_init], load_task(arm.task)
-        attach(model, arm.method, seed=seed)
+        method = arm.prepare(model, task, lr, seed) if arm.prepare else arm.method
+        attach(model, method, seed=seed)
         history = fit(model, task, arm.steps, lr=lr, seed=seed, progress=False)
         accuracy = evaluate(model, task, split)
-        detach(model)
+        count = count_parameters(model)
         details = {"method": repr(arm.method), "steps": arm.steps, "accuracy": accuracy}
+        details |= {"trainable": count.trainable, "changed": count.changed, "stored_bytes": detach(model).n_bytes()}
         self.runs.append(key | details | {"seconds": round(history.seconds, 1)})
         self.save()
 
@@ -200,7 +138,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="torch threads; the result is exact for one")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    arms, sweep, begun = STUDIES[arguments.study](), Sweep(arguments.study), time.perf_counter()
+    arms = importlib.import_module(f"studies.{arguments.study}").arms()
+    sweep, begun = Sweep(arguments.study), time.perf_counter()
     done = {(run["label"], run["task"]) for run in sweep.runs}
     sweep.runs += [row for row in baselines(arms) if (row["label"], row["task"]) not in done]
     bar = tqdm(sweep.tune_and_test(arms), total=2 * len(arms))
@@ -209,7 +148,7 @@ def main() -> None:
     for arm in arms:
         found = Measured(sweep.name, {}, sweep.runs).test_accuracy(label=arm.label, base=arm.base, task=arm.task)
         print(f"{arm.task:<10} {arm.label:<22} lr {sweep.rate(arm):<8g}", *(f"{100 * a:5.1f}" for a in found))
-    if arguments.study != "lora_rank":
+    if arguments.study in ("minilm", "decoder"):  # the studies that stand in the tasks' cards
         write_controls(load_measured(sweep.name), arms)
     print(f"{time.perf_counter() - begun:.0f} s; {sweep.file.relative_to(DATA.parent)}")
 

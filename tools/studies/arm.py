@@ -1,0 +1,31 @@
+"""One arm of a study: a method on a task, and what to tune.
+
+Source: tuning every method's learning rate before comparing is what Lialin et al. 2023, section 12, ask for.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from peft_lessons.methods import Method
+from peft_lessons.tasks import Task
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One method on one task: what is tuned and then tested.
+
+    `prepare`, for methods that look at the data before they are attached, is called as prepare(model, task, lr, seed)
+    with the plain base and gives the method; `method` then is only what it is known by.
+    """
+
+    label: str
+    base: str
+    task: str
+    method: Method
+    rates: tuple[float, ...]
+    steps: int
+    random_init: bool = False
+    fixed_rate_of: str | None = None  # take another arm's learning rate instead of tuning
+    prepare: Callable[[nn.Module, Task, float, int], Method] | None = None
