@@ -4,7 +4,7 @@ import logging
 
 from peft_lessons.accounting.parameters import count_parameters
 from peft_lessons.bases import load_base
-from peft_lessons.methods.core import attach, detach, merge, switch, unmerge
+from peft_lessons.methods.attaching import attach, detach, merge, switch, unmerge
 from peft_lessons.methods.files import load_adapter, save_adapter
 from peft_lessons.tasks import load_task, majority
 from peft_lessons.training import evaluate, fit, predict, zero_shot

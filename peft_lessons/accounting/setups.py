@@ -25,7 +25,8 @@ from peft_lessons.accounting.quantized import quantize
 from peft_lessons.accounting.step import StepMemory
 from peft_lessons.accounting.trace import model_loss, trace_step
 from peft_lessons.bases import TextClassifier
-from peft_lessons.methods.core import Method, attach, require_attachment
+from peft_lessons.methods.attaching import attach
+from peft_lessons.methods.core import Method, require_attachment
 from peft_lessons.methods.reparameterized.lora import LoRA
 from peft_lessons.methods.targets import is_linear, linear_layers, output_layer
 

@@ -13,7 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from peft_lessons.methods.core import Adapter, Method, adapter_tensors, attach, require_attachment
+from peft_lessons.methods.attaching import attach
+from peft_lessons.methods.core import Adapter, Method, adapter_tensors, require_attachment
 from peft_lessons.methods.targets import linear_layers
 
 PREFIX = "base_model.model."
