@@ -269,8 +269,9 @@ def _dropout(model: nn.Module, rate: float | None) -> Iterator[None]:
     """Give every dropout layer this rate inside; None leaves each its own."""
     before = {module: module.p for module in model.modules() if isinstance(module, nn.Dropout)}
     try:
-        for module in before if rate is not None else ():
-            module.p = rate
+        if rate is not None:
+            for module in before:
+                module.p = rate
         yield
     finally:
         for module, p in before.items():

@@ -8,6 +8,7 @@ Source: the verbs are those of Hugging Face peft 0.21 (`get_peft_model`, `set_ad
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -144,7 +145,7 @@ def _prepare(model: nn.Module, method: Method, seed: int) -> Attachment:
     return Attachment(method, added, {name: model.get_submodule(name) for name in added}, originals, {})
 
 
-def _put_on(model: nn.Module, name: str) -> None:
+def _put_on(model: Any, name: str) -> None:
     """Attach what is prepared to the plain base."""
     rack = rack_of(model)
     assert rack is not None and rack.on is None
@@ -162,7 +163,7 @@ def _put_on(model: nn.Module, name: str) -> None:
     rack.on = name
 
 
-def _take_off(model: nn.Module) -> None:
+def _take_off(model: Any) -> None:
     """Make the model the plain base again, and keep what is trained."""
     rack, state = rack_of(model), attachment(model)
     if rack is None or state is None:
@@ -184,7 +185,7 @@ def _take_off(model: nn.Module) -> None:
     rack.on = None
 
 
-def _fill(model: nn.Module, adapter: Adapter) -> str | None:
+def _fill(model: Any, adapter: Adapter) -> str | None:
     """Copy an adapter's tensors into the one that is on; what is wrong with them, where something is."""
     if hasattr(model, "set_head"):
         model.set_head(adapter.choices)

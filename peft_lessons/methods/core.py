@@ -3,8 +3,8 @@
 A method says what is its own: which modules it puts in place, which weights it trains. `targets` finds the layers,
 `attaching` puts the modules there and takes them off again, `files` writes them to disk.
 
-Source: the in-place wrapping follows Hugging Face peft 0.21 (`inject_adapter_in_model`); merging W + ΔW, Hu et al. 2021,
-section 4.1.
+Source: the in-place wrapping follows Hugging Face peft 0.21 (`inject_adapter_in_model`); merging W + ΔW is
+Hu et al. 2021, section 4.1.
 """
 
 from collections.abc import Mapping
@@ -252,7 +252,8 @@ def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def penalty(model: nn.Module) -> Tensor | None:
     """What the attached method adds to the loss, summed over its modules; None where it adds nothing."""
-    parts = [module.penalty() for module in require_attachment(model).added.values() if hasattr(module, "penalty")]
+    modules: list[Any] = [module for module in require_attachment(model).added.values() if hasattr(module, "penalty")]
+    parts = [module.penalty() for module in modules]
     return torch.stack(parts).sum() if parts else None
 
 
