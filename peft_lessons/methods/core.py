@@ -231,8 +231,9 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     state = require_attachment(model)
     found = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if state.merged:
-        for path, module in state.added.items():
-            found |= {f"{path}.{n}": p for n, p in module.named_parameters() if p.requires_grad}
+        for path, module in state.added.items():  # a parameter that modules share has the name it had unmerged
+            own = {f"{path}.{n}": p for n, p in module.named_parameters() if p.requires_grad}
+            found |= {n: p for n, p in own.items() if not any(p is q for q in found.values())}
     return found
 
 
