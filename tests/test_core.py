@@ -8,7 +8,17 @@ import torch
 from torch import nn
 
 from peft_lessons import attach, count_parameters, detach, fit, merge, unmerge
-from peft_lessons.methods import FullFineTuning, Head, LoRA
+from peft_lessons.methods import (
+    FAR,
+    AttentionTuning,
+    DiffPruning,
+    FullFineTuning,
+    Head,
+    LoRA,
+    NormTuning,
+    SparseUpdate,
+    TopLayers,
+)
 from peft_lessons.methods.core import attachment, trained_parameters
 from peft_lessons.methods.targets import find_targets
 
@@ -17,9 +27,15 @@ METHODS = [
     LoRA(r=3, alpha=5, target_modules="all-linear", use_rslora=True),
     FullFineTuning(),
     Head(),
+    AttentionTuning(),
+    DiffPruning(alpha_rate=1),
+    FAR(share=0.2),
+    NormTuning(),
+    SparseUpdate(keep=0.1),
+    TopLayers(k=1),
 ]
 pairs = pytest.mark.parametrize("base", models.ALL.values(), ids=models.ALL.keys())
-each_method = pytest.mark.parametrize("method", METHODS, ids=["lora", "rslora-all", "full", "head"])
+each_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
 
 
 def randomise(model):

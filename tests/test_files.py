@@ -9,7 +9,17 @@ from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from peft_lessons import attach, fit, load_adapter, load_base, merge, save_adapter
-from peft_lessons.methods import FullFineTuning, Head, LoRA
+from peft_lessons.methods import (
+    FAR,
+    AttentionTuning,
+    DiffPruning,
+    FullFineTuning,
+    Head,
+    LoRA,
+    NormTuning,
+    SparseUpdate,
+    TopLayers,
+)
 from peft_lessons.methods.core import attachment, trained_parameters
 from peft_lessons.methods.files import CONFIG, WEIGHTS
 
@@ -17,6 +27,17 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*config file in tests/random", 
 bases = pytest.mark.parametrize("base", models.ALL.values(), ids=models.ALL.keys())
 TARGETS = ["attention", "all-linear", r".*\.1\..*", ["dense", "c_proj", "v_proj"]]
 CHOICES = ("bad", "so-so", "good")
+ROUND_TRIP = [
+    LoRA(r=3, alpha=5),
+    Head(),
+    FullFineTuning(),
+    AttentionTuning(),
+    DiffPruning(alpha_rate=1),
+    FAR(share=0.2),
+    NormTuning(),
+    SparseUpdate(keep=0.1),
+    TopLayers(k=1),
+]
 
 
 def tuned(base, method):
@@ -76,7 +97,7 @@ def test_we_read_what_peft_writes(base, use_rslora, tmp_path):
 
 
 @bases
-@pytest.mark.parametrize("method", [LoRA(r=3, alpha=5), Head(), FullFineTuning()], ids=["lora", "head", "full"])
+@pytest.mark.parametrize("method", ROUND_TRIP, ids=lambda method: type(method).__name__)
 def test_save_and_load_round_trip(base, method, tmp_path):
     model = tuned(base, method)
     save_adapter(model, tmp_path)
@@ -165,7 +186,7 @@ def test_a_configuration_that_is_none(saved):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"peft_type": "BOFT"}, "holds BOFT; the course reads FULL, HEAD, LORA"),
+        ({"peft_type": "BOFT"}, "holds BOFT; the course reads .*FULL, .*HEAD, .*LORA"),
         ({"use_dora": True}, "uses use_dora=True, which plain LoRA does not have"),
         ({"rank_pattern": {"q_proj": 4}}, "uses rank_pattern="),
         ({"bias": "all"}, "uses bias='all'"),

@@ -53,8 +53,10 @@ def save_adapter(model: nn.Module, folder: str | Path) -> Path:
         **method.config(),
     }
     if "target_modules" in config:
-        config["target_modules"] = short_names(model, list(state.added))
-        config["fan_in_fan_out"] = any(module.transposed for module in state.wrapped().values())
+        paths = list(state.added) or list(dict.fromkeys(name.rpartition(".")[0] for name in state.originals))
+        config["target_modules"] = short_names(model, paths)
+        if wrapped := state.wrapped().values():
+            config["fan_in_fan_out"] = any(module.transposed for module in wrapped)
     metadata = {"format": "pt"}
     if classifies and model.choices is not None:
         config["modules_to_save"] = ["classifier"]

@@ -67,7 +67,7 @@ def find_targets(model: nn.Module, targets: Targets) -> dict[str, Linear]:
     wanted = [targets] if isinstance(targets, str) else list(targets)
     if not wanted:
         raise ValueError(f'target_modules is empty; name linear layers: {_names(inner)}, "attention" or "all-linear".')
-    matches = {target: [name for name in layers if _fits(target, name)] for target in wanted}
+    matches = {target: [name for name in layers if fits(target, name)] for target in wanted}
     for target, names in matches.items():
         if not names:
             raise ValueError(
@@ -78,7 +78,12 @@ def find_targets(model: nn.Module, targets: Targets) -> dict[str, Linear]:
     return {name: layer for name, layer in layers.items() if name in chosen}
 
 
-def _fits(target: str, name: str) -> bool:
+def fits(target: str, name: str) -> bool:
+    """Whether a name or pattern of `target_modules` means the module at this path.
+
+    Raises:
+        ValueError: it is neither a name that fits nor a regular expression.
+    """
     if name == target or name.endswith(f".{target}"):
         return True
     try:
@@ -144,6 +149,20 @@ def blocks(model: nn.Module) -> list[Block]:
                 "three is what this method knows (a mixture of experts is not)."
             )
     return found
+
+
+def stacks(model: nn.Module) -> list[list[Block]]:
+    """The same blocks by stack: one list, or two for an encoder-decoder.
+
+    Raises:
+        ValueError: as in `blocks`.
+
+    Source: see the module.
+    """
+    found: dict[str, list[Block]] = {}
+    for block in blocks(model):
+        found.setdefault(block.path.rpartition(".")[0], []).append(block)
+    return list(found.values())
 
 
 def _block(path: str, module: nn.Module) -> Block:
