@@ -1,6 +1,20 @@
 """Checks that any implementation of a method must pass: the package's, a lesson's, a learner's, or a library's."""
 
+from peft_lessons.checks.frozen import check_frozen, fingerprint
+from peft_lessons.checks.kronecker import check_kronecker
 from peft_lessons.checks.lora import check_lora, factor
 from peft_lessons.checks.report import Check, Report, compare, compare_gradient
+from peft_lessons.checks.sparse import check_sparse
 
-__all__ = ["Check", "Report", "check_lora", "compare", "compare_gradient", "factor"]
+__all__ = [
+    "Check",
+    "Report",
+    "check_frozen",
+    "check_kronecker",
+    "check_lora",
+    "check_sparse",
+    "compare",
+    "compare_gradient",
+    "factor",
+    "fingerprint",
+]
