@@ -4,6 +4,7 @@ Source: Lialin, Deshpande and Rumshisky 2023, "Scaling Down to Scale Up", sectio
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -87,7 +88,8 @@ def count_parameters(model: nn.Module) -> ParameterCount:
     state = require_attachment(model)
     modules: list[ModuleCount] = []
     head, seen = 0, set()
-    for path, module in state.wrapped().items():
+    counted: dict[str, Any] = {path: m for path, m in state.added.items() if hasattr(m, "changed")}
+    for path, module in counted.items():
         own = [p for p in module.parameters() if p.requires_grad and id(p) not in seen]  # some are shared by modules
         seen |= {id(p) for p in own}
         shape, trainable = (module.d_out, module.d_in), sum(p.numel() for p in own)

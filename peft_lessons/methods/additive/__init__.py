@@ -1,0 +1,1 @@
+"""Methods that add modules, inputs or activations to a frozen model."""
