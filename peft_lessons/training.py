@@ -74,7 +74,8 @@ def fit(
     Raises:
         RuntimeError: nothing is attached, or the adapter is merged.
         ValueError: steps or batch_size below 1, a head made for other answers, a task the model cannot do, dropout
-            outside [0, 1), or l2_sp where no weight of the base is trained.
+            outside [0, 1) or in a model without dropout layers, a negative weight_decay or l2_sp, or l2_sp where no
+            weight of the base is trained.
 
     Source: AdamW, Loshchilov and Hutter 2019; linear decay as in Devlin et al. 2018; L2-SP, Li et al. 2018, equation 2.
     """
@@ -83,10 +84,14 @@ def fit(
         raise RuntimeError("The adapter is merged into the weights: unmerge(model) before training it further.")
     if steps < 1 or batch_size < 1:
         raise ValueError(f"steps is {steps} and batch_size is {batch_size}; both must be at least 1.")
+    if not weight_decay >= 0 or not l2_sp >= 0:
+        raise ValueError(f"weight_decay is {weight_decay!r} and l2_sp is {l2_sp!r}; both must be at least 0.")
     if l2_sp and not state.originals:
         raise ValueError(f"{type(state.method).__name__} trains no weight of the base, so l2_sp has nothing to pull.")
     if dropout is not None and not 0 <= dropout < 1:
         raise ValueError(f"dropout is {dropout!r}; it is a probability, at least 0 and below 1.")
+    if dropout and not any(isinstance(module, nn.Dropout) for module in model.modules()):
+        raise ValueError("This model has no dropout layer, so dropout would do nothing: leave it out.")
     lr = type(state.method).lr if lr is None else lr
     if not is_decoder(model):
         _prepare_head(model, task, seed)
