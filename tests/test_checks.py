@@ -126,7 +126,7 @@ class MergesWithoutScale(LoRALinear):
 
 class MergesTheWrongWayRound(LoRALinear):
     def merge(self):
-        self._unmerged_weight = self.base.weight.detach().clone()
+        self._unmerged = (self.base.weight.detach().clone(), None)
         self.base.weight.data -= self.delta().T if self.transposed else self.delta()
         return self.base
 

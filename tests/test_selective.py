@@ -274,7 +274,7 @@ class Overwrites(SparseLinear):
     """Puts the values in the place of W's entries instead of adding them."""
 
     def merge(self):
-        self._unmerged_weight = self.base.weight.detach().clone()
+        self._unmerged = (self.base.weight.detach().clone(), None)
         W = self.base.weight.data.T.contiguous() if self.transposed else self.base.weight.data.clone()
         W.view(-1)[self.index.long()] = self.values.data
         self.base.weight.data = W.T if self.transposed else W

@@ -92,7 +92,7 @@ class WrappedLinear(nn.Module):
         self.base = base.requires_grad_(False)
         self.transposed = isinstance(base, Conv1D)
         self.d_out, self.d_in = base.weight.shape[::-1] if self.transposed else base.weight.shape
-        self._unmerged_weight: Tensor | None = None
+        self._unmerged: tuple[Tensor, Tensor | None] | None = None
 
     @property
     def weight(self) -> Tensor:
@@ -108,6 +108,10 @@ class WrappedLinear(nn.Module):
         """What merging adds to W, (d_out, d_in)."""
         raise NotImplementedError
 
+    def delta_bias(self) -> Tensor | None:
+        """What merging adds to b, (d_out,); None where that is nothing."""
+        return None
+
     def rank(self) -> int | None:
         """The largest rank that `delta` can have; None where what is added is no matrix."""
         return min(self.d_out, self.d_in)
@@ -118,31 +122,37 @@ class WrappedLinear(nn.Module):
 
     @torch.no_grad()
     def merge(self) -> Linear:
-        """Fold `delta` into the base layer's weight and return that layer, now plain.
+        """Fold `delta` and `delta_bias` into the base layer and return that layer, now plain.
 
-        A copy of the unmerged weight is kept in CPU memory, so that `unmerge` is exact in every dtype.
+        A copy of what was there is kept in CPU memory, so that `unmerge` is exact in every dtype.
 
         Raises:
             RuntimeError: it is merged already.
         """
-        if self._unmerged_weight is not None:
+        if self._unmerged is not None:
             raise RuntimeError("This layer is merged already: merging twice would add the update twice.")
-        self._unmerged_weight = self.base.weight.detach().cpu().clone()
-        delta = self.delta().T if self.transposed else self.delta()
-        self.base.weight.copy_(self.base.weight.to(delta.dtype) + delta)
+        weight, bias = self.base.weight, self.base.bias
+        self._unmerged = weight.detach().cpu().clone(), None if bias is None else bias.detach().cpu().clone()
+        delta, delta_bias = self.delta(), self.delta_bias()
+        weight.copy_(weight.to(delta.dtype) + (delta.T if self.transposed else delta))
+        if bias is not None and delta_bias is not None:
+            bias.copy_(bias.to(delta_bias.dtype) + delta_bias)
         return self.base
 
     @torch.no_grad()
     def unmerge(self) -> None:
-        """Give the base layer the weight back that it had before `merge`.
+        """Give the base layer back what it had before `merge`.
 
         Raises:
             RuntimeError: it is not merged.
         """
-        if self._unmerged_weight is None:
+        if self._unmerged is None:
             raise RuntimeError("This layer is not merged, so there is nothing to unmerge.")
-        self.base.weight.copy_(self._unmerged_weight)
-        self._unmerged_weight = None
+        weight, bias = self._unmerged
+        self.base.weight.copy_(weight)
+        if bias is not None:
+            self.base.bias.copy_(bias)
+        self._unmerged = None
 
 
 @dataclass

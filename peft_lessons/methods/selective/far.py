@@ -37,7 +37,6 @@ class FARLinear(WrappedLinear):
         W = base.weight.T if self.transposed else base.weight
         self.learner = nn.Parameter(W.detach()[nodes].float())  # (k, d_in)
         self.learner_bias = None if base.bias is None else nn.Parameter(base.bias.detach()[nodes].float())  # (k,)
-        self._unmerged_bias: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:  # (..., d_in) -> (..., d_out)
         learned = nn.functional.linear(x.to(self.learner.dtype), self.learner, self.learner_bias)  # (..., k)
@@ -48,18 +47,11 @@ class FARLinear(WrappedLinear):
         rows = self.learner - W[self.nodes]
         return rows.new_zeros(self.d_out, self.d_in).index_copy(0, self.nodes, rows)
 
-    @torch.no_grad()
-    def merge(self) -> Linear:
-        if self.base.bias is not None and self._unmerged_weight is None:
-            self._unmerged_bias = self.base.bias.detach().clone()
-            self.base.bias[self.nodes] = self.learner_bias.to(self.base.bias.dtype)
-        return super().merge()
-
-    @torch.no_grad()
-    def unmerge(self) -> None:
-        if self.base.bias is not None and self._unmerged_weight is not None:
-            self.base.bias.copy_(self._unmerged_bias)
-        super().unmerge()
+    def delta_bias(self) -> Tensor | None:  # (d_out,)
+        if self.learner_bias is None:
+            return None
+        moved = self.learner_bias - self.base.bias[self.nodes]
+        return moved.new_zeros(self.d_out).index_copy(0, self.nodes, moved)
 
     def rank(self) -> int:
         return min(len(self.nodes), self.d_out, self.d_in)
