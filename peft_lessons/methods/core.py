@@ -48,6 +48,10 @@ class Method:
         """The method's own fields of `adapter_config.json`."""
         return {}
 
+    def file_targets(self, added: Mapping[str, nn.Module]) -> dict[str, list[str]]:
+        """Which of the modules put in place each field of `adapter_config.json` names; `config` says the field first."""
+        return {"target_modules": list(added)}
+
     @classmethod
     def from_config(cls, config: dict[str, Any], tensors: Mapping[str, Tensor]) -> "Method":
         """The method that `adapter_config.json` and the tensors beside it describe.

@@ -53,8 +53,9 @@ def save_adapter(model: nn.Module, folder: str | Path) -> Path:
         **method.config(),
     }
     if "target_modules" in config:
-        paths = list(state.added) or list(dict.fromkeys(name.rpartition(".")[0] for name in state.originals))
-        config["target_modules"] = short_names(model, paths)
+        trained = dict.fromkeys(name.rpartition(".")[0] for name in state.originals)
+        for field, paths in method.file_targets(state.added).items():
+            config[field] = short_names(model, paths or list(trained))
         if wrapped := state.wrapped().values():
             config["fan_in_fan_out"] = any(module.transposed for module in wrapped)
     metadata = {"format": "pt"}

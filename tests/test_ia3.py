@@ -1,0 +1,142 @@
+"""(IA)3: equal to Hugging Face peft in both directions, merged exactly, and the paper's counts to the number."""
+
+import models
+import pytest
+import torch
+from peft import IA3Config, PeftModel, TaskType, get_peft_model
+from safetensors.torch import load_file
+from torch import nn
+from transformers import T5Config, T5ForConditionalGeneration
+
+from peft_lessons import attach, count_parameters, load_adapter, merge, save_adapter, unmerge
+from peft_lessons.methods.additive.ia3 import IA3, IA3Linear, keys_and_values
+from peft_lessons.methods.core import attachment, trained_parameters
+from peft_lessons.methods.files import WEIGHTS
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*config file in tests/random", "ignore:Unable to fetch remote file")
+METHODS = {
+    models.bert: IA3(),
+    models.llama: IA3(),
+    models.gpt2: IA3(target_modules=("c_attn",)),
+}
+bases = pytest.mark.parametrize("base", METHODS, ids=lambda base: base.__name__)
+
+
+def tuned(base):
+    """(IA)3 with random vectors, biases that are not zero, and a head for an encoder."""
+    model = base()
+    torch.manual_seed(4)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_()
+    attach(model, METHODS[base])
+    if hasattr(model, "set_head"):
+        model.set_head(("bad", "good", "so-so"))
+    with torch.no_grad():
+        for parameter in trained_parameters(model).values():
+            parameter.normal_(1, 0.5)
+    return model
+
+
+def plain(base, model):
+    """The same base without (IA)3, for peft, with a head that is to be replaced."""
+    other = base()
+    with torch.no_grad():
+        for name, parameter in other.named_parameters():
+            path, _, leaf = name.rpartition(".")
+            found = attachment(model).replaced.get(path)
+            parameter.copy_(getattr(found, leaf) if found is not None else model.get_parameter(name))
+    if hasattr(other, "set_head"):
+        other.set_head(("bad", "good", "so-so"), seed=9)
+    return other
+
+
+@bases
+def test_peft_reads_what_we_write(base, tmp_path):
+    model = tuned(base)
+    save_adapter(model, tmp_path)
+    theirs = PeftModel.from_pretrained(plain(base, model), tmp_path).eval()
+    theirs.tokenizer = model.tokenizer
+    assert (models.logits(theirs) - models.logits(model)).abs().max() < 1e-5
+    shapes = {name.split(".")[-2]: t.shape for name, t in load_file(tmp_path / WEIGHTS).items() if "ia3_l" in name}
+    ffn, value = {"bert": ("dense", "value"), "llama": ("down_proj", "v_proj"), "gpt2": ("c_proj", "c_attn")}[
+        base.__name__
+    ]
+    assert shapes[ffn][0] == 1 and shapes[value][1] == 1
+
+
+@bases
+def test_we_read_what_peft_writes(base, tmp_path):
+    targets = {"bert": ["key", "value", r"output.dense"], "llama": None, "gpt2": None}[base.__name__]
+    feedforward = None if targets is None else ["output.dense"]
+    kind = TaskType.SEQ_CLS if base is models.bert else TaskType.CAUSAL_LM
+    config = IA3Config(task_type=kind, target_modules=targets, feedforward_modules=feedforward, init_ia3_weights=False)
+    fresh = base()
+    if hasattr(fresh, "set_head"):
+        fresh.set_head(("a", "b"))
+    theirs = get_peft_model(fresh, config).eval()
+    theirs.save_pretrained(tmp_path)
+    mine = load_adapter(base(), tmp_path)
+    theirs.tokenizer = mine.tokenizer
+    assert (models.logits(theirs) - models.logits(mine)).abs().max() < 1e-5
+
+
+@bases
+def test_it_merges_whole_the_feed_forward_vector_too(base):
+    model = tuned(base)
+    apart = models.logits(model)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items() if ".base." in name}
+    merge(model)
+    assert not any(isinstance(module, IA3Linear) for module in model.modules())
+    merged = models.logits(model)
+    assert not torch.equal(merged, apart) and (merged - apart).abs().max() < 1e-6 * max(1, apart.abs().max())
+    unmerge(model)
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize("feedforward", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_closed_form(feedforward, bias):
+    torch.manual_seed(0)
+    base, x = nn.Linear(5, 7, bias=bias), torch.randn(3, 5)
+    W, b = base.weight.detach().clone(), 0 if base.bias is None else base.bias.detach().clone()
+    layer = IA3Linear(base, feedforward)
+    assert torch.equal(layer(x), base(x))
+    scale = nn.init.normal_(layer.ia3_l).detach().flatten()
+    expected = (x * scale) @ W.T + b if feedforward else (x @ W.T + b) * scale
+    assert torch.allclose(layer(x), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("d_model", "n_heads", "d_ff", "expected"), [(2048, 32, 5120, 540_672), (4096, 64, 10240, 1_081_344)]
+)
+def test_the_papers_counts_on_t0(d_model, n_heads, d_ff, expected):
+    config = T5Config(
+        d_model=d_model, d_kv=64, num_heads=n_heads, d_ff=d_ff, num_layers=24, feed_forward_proj="gated-gelu"
+    )
+    with torch.device("meta"):
+        model = T5ForConditionalGeneration(config)
+    assert count_parameters(attach(model, IA3())).trainable == expected
+
+
+def test_three_vectors_a_block_and_five_with_cross_attention():
+    attach(model := models.llama(), IA3())
+    assert len(trained_parameters(model)) == 3 * model.config.num_hidden_layers
+    with torch.device("meta"):
+        t5 = T5ForConditionalGeneration(T5Config(num_layers=2))
+    vectors = list(trained_parameters(attach(t5, IA3())))
+    assert sum("encoder" in name for name in vectors) == 2 * 3 and sum("decoder" in name for name in vectors) == 2 * 5
+
+
+def test_a_model_that_makes_keys_and_values_in_one_layer_is_refused_by_name():
+    model = models.gpt2()
+    before = models.bits(model)
+    with pytest.raises(
+        ValueError, match="no layers of their own for keys and values; its attention has c_attn, c_proj"
+    ):
+        attach(model, IA3())
+    assert models.same_bits(model, before)
+    with pytest.raises(ValueError, match='No linear layer of this model is called "nope"'):
+        attach(model, IA3(target_modules=["nope"]))
+    assert len(keys_and_values(models.llama())) == 4
