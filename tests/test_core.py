@@ -11,11 +11,19 @@ from peft_lessons import attach, count_parameters, detach, fit, merge, unmerge
 from peft_lessons.methods import (
     FAR,
     AttentionTuning,
+    Compacter,
     DiffPruning,
     FullFineTuning,
     Head,
+    Houlsby,
+    IntrinsicDimension,
+    KronA,
+    LadderSideTuning,
     LoRA,
     NormTuning,
+    ParallelAdapter,
+    Pfeiffer,
+    PHMAdapter,
     SparseUpdate,
     TopLayers,
 )
@@ -33,6 +41,14 @@ METHODS = [
     NormTuning(),
     SparseUpdate(keep=0.1),
     TopLayers(k=1),
+    Compacter(reduction=2),
+    IntrinsicDimension(d=5),
+    KronA(scale=1.5, target_modules="all-linear"),
+    PHMAdapter(n=2, reduction=4),
+    LadderSideTuning(reduction=4),
+    Houlsby(bottleneck=3),
+    Pfeiffer(bottleneck=3, drop_layers=1),
+    ParallelAdapter(bottleneck=3, scaling=4.0, learned_scaling=True),
 ]
 pairs = pytest.mark.parametrize("base", models.ALL.values(), ids=models.ALL.keys())
 each_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)

@@ -11,12 +11,21 @@ from safetensors.torch import load_file, save_file
 from peft_lessons import attach, fit, load_adapter, load_base, merge, save_adapter
 from peft_lessons.methods import (
     FAR,
+    AdapterFusion,
     AttentionTuning,
+    Compacter,
     DiffPruning,
     FullFineTuning,
     Head,
+    Houlsby,
+    IntrinsicDimension,
+    KronA,
+    LadderSideTuning,
     LoRA,
     NormTuning,
+    ParallelAdapter,
+    Pfeiffer,
+    PHMAdapter,
     SparseUpdate,
     TopLayers,
 )
@@ -37,6 +46,15 @@ ROUND_TRIP = [
     NormTuning(),
     SparseUpdate(keep=0.1),
     TopLayers(k=1),
+    Compacter(reduction=2),
+    IntrinsicDimension(d=5),
+    KronA(scale=1.5, target_modules="all-linear"),
+    PHMAdapter(n=2, reduction=4),
+    LadderSideTuning(reduction=4),
+    Houlsby(bottleneck=3),
+    Pfeiffer(bottleneck=3, drop_layers=1),
+    ParallelAdapter(bottleneck=3, scaling=4.0, learned_scaling=True),
+    AdapterFusion(n_adapters=2, bottleneck=3),
 ]
 
 

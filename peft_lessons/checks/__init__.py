@@ -1,5 +1,6 @@
 """Checks that any implementation of a method must pass: the package's, a lesson's, a learner's, or a library's."""
 
+from peft_lessons.checks.adapters import adapter_parts, check_adapter
 from peft_lessons.checks.frozen import check_frozen, fingerprint
 from peft_lessons.checks.kronecker import check_kronecker
 from peft_lessons.checks.lora import check_lora, factor
@@ -9,6 +10,8 @@ from peft_lessons.checks.sparse import check_sparse
 __all__ = [
     "Check",
     "Report",
+    "adapter_parts",
+    "check_adapter",
     "check_frozen",
     "check_kronecker",
     "check_lora",
