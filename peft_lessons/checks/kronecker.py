@@ -1,6 +1,6 @@
 """Holds any implementation of a Kronecker update against the closed form.
 
-Source: Edalati et al. 2022, "KronA", equation 6: y = W x + b + scale · (A ⊗ B) x.
+Source: Edalati et al. 2022, "KronA": y = W x + b + scale · (A ⊗ B) x.
 """
 
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def check_kronecker(
     Raises:
         AttributeError: the module has no parameter `kron_A` or `kron_B`.
 
-    Source: Edalati et al. 2022, equation 6.
+    Source: Edalati et al. 2022.
     """
     kinds = ("Linear", "Linear without bias", "Conv1D")
     return Report(tuple(replace(c, layer=kind) for kind in kinds for c in _on(make, kind, a_shape, b_shape, scale)))

@@ -16,7 +16,8 @@ Blocks of size n are stacked, as in Le et al.; Aghajanyan et al. pad θ to the l
 kind of projection, and short transforms stay in the processor's cache: several times faster on a CPU.
 
 Source: Li et al. 2018, "Measuring the Intrinsic Dimension of Objective Landscapes"; Aghajanyan, Gupta and Zettlemoyer
-2020, equations 2 (DID) and 3 (SAID, with λ); Le, Sarlós and Smola 2013, "Fastfood", for H G Π H B.
+2020, "Intrinsic Dimensionality Explains the Effectiveness of Language Model Fine-Tuning" (DID, and SAID with λ); Le,
+Sarlós and Smola 2013, "Fastfood", for H G Π H B.
 """
 
 import re
@@ -33,6 +34,7 @@ from peft_lessons.methods.core import LinearMethod, WrappedLinear
 from peft_lessons.methods.targets import Linear, Targets, find_targets
 
 
+@cache
 def hadamard(n: int) -> Tensor:
     """The n×n Hadamard matrix, n a power of two: H_2n = H_2 ⊗ H_n, rows orthogonal, entries 1 and -1.
 
@@ -47,18 +49,15 @@ def hadamard(n: int) -> Tensor:
     return H
 
 
-_small = cache(hadamard)  # up to 64 x 64, the ones that `fwht` multiplies by
-
-
 def fwht(x: Tensor) -> Tensor:
-    """Walsh-Hadamard transform H x of the last dimension, n numbers, n a power of two, in n log n operations.
+    """Walsh-Hadamard transform H x of the last dimension, n numbers, n a power of two, in about n log n operations.
 
     H = H_m ⊗ H_64: the n numbers as an m×64 matrix X give H_m X H_64, small products that a CPU does fast.
     """
     n = x.shape[-1]
     if n <= 64:
-        return x @ _small(n).to(x)
-    X = x.unflatten(-1, (n // 64, 64)) @ _small(64).to(x)
+        return x @ hadamard(n).to(x)
+    X = x.unflatten(-1, (n // 64, 64)) @ hadamard(64).to(x)
     return fwht(X.transpose(-1, -2)).transpose(-1, -2).flatten(-2)
 
 
@@ -74,7 +73,7 @@ def fastfood(theta: Tensor, signs: Tensor, order: Tensor, gauss: Tensor) -> Tens
     Returns:
         (blocks · n,); E‖·‖² is n · (blocks · n) · ‖θ‖².
 
-    Source: Le et al. 2013, equation 5.
+    Source: Le et al. 2013, without its last diagonal matrix, which shapes a kernel.
     """
     z = fwht(F.pad(theta, (0, signs.shape[-1] - len(theta))) * signs)
     z = z.flatten().index_select(0, order).view_as(z)
@@ -89,7 +88,7 @@ class ProjectedLinear(WrappedLinear):
         self.theta, self.scale = theta, scale  # shared by layers, so that each is one parameter of the model
         n = 1 << (len(theta) - 1).bit_length()
         blocks = -(-self.d_out * self.d_in // n)
-        for name, tensor in _draw(blocks, n, generator, base.weight.device).items():
+        for name, tensor in draw_parts(blocks, n, generator, base.weight.device).items():
             self.register_buffer(name, tensor, persistent=False)
         self.norm = (n * self.d_out * self.d_in) ** -0.5
 
@@ -102,7 +101,7 @@ class ProjectedLinear(WrappedLinear):
         return self.base(x) + (x.to(self.theta.dtype) @ self.delta().T).to(x.dtype)
 
 
-def _draw(blocks: int, n: int, generator: torch.Generator, device: torch.device) -> dict[str, Tensor]:
+def draw_parts(blocks: int, n: int, generator: torch.Generator, device: torch.device) -> dict[str, Tensor]:
     """B, Π and G: drawn on the CPU, so that every device has the same; shapes alone on meta."""
     if device.type == "meta":
         kinds = {"signs": torch.int8, "order": torch.int32, "gauss": torch.float32}

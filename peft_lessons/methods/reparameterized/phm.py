@@ -12,7 +12,7 @@ V_up starts at zero (B_i, or s_i), so that attaching changes nothing. The paper 
 V_down's are, and the A_i normal with a standard deviation of 0.01, so that its adapters start near zero, not at it.
 
 Source: Zhang et al. 2021, "Beyond Fully-Connected Layers with Quaternions" (PHM layers); Karimi Mahabadi, Henderson and
-Ruder 2021, "Compacter", equations 4 to 6, with the settings of the authors' repository (n = 4, reduction 32, gelu).
+Ruder 2021, "Compacter", with the settings of the authors' repository (n = 4, reduction 32, gelu).
 """
 
 from collections.abc import Mapping
