@@ -1,4 +1,4 @@
-"""Ladder side-tuning: on MiniLM for as many steps as the others; on the decoder for as many, and for four times that."""
+"""Ladder side-tuning, for as many steps as the others; on the decoder also for four times as many."""
 
 from peft_lessons.methods import LadderSideTuning
 from studies.arm import Arm
