@@ -31,6 +31,7 @@ from peft_lessons.methods.reparameterized.kronecker import KronALinear, factoriz
 from peft_lessons.methods.reparameterized.phm import PHM, PHMAdapterLinear
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*config file in tests/random", "ignore:Unable to fetch remote file")
+H64 = hadamard(64)
 bases = pytest.mark.parametrize("base", models.ALL.values(), ids=models.ALL.keys())
 
 
@@ -48,9 +49,9 @@ def randomise(model):
 @pytest.mark.parametrize("n", [1, 2, 4, 32, 64, 128, 512, 4096, 8192])
 def test_the_fast_transform_is_scipys_hadamard_matrix(n):
     x = torch.randn(2, 3, n, dtype=torch.float64)
-    H = torch.tensor(scipy_hadamard(n), dtype=torch.float64)
-    assert torch.allclose(fwht(x), x @ H.T, atol=1e-9)
-    assert torch.allclose(fwht(fwht(x)), n * x, atol=1e-8), "H H = n I"
+    H, H64 = torch.tensor(scipy_hadamard(n), dtype=torch.float64), hadamard(64).double()
+    assert torch.allclose(fwht(x, H64), x @ H.T, atol=1e-9)
+    assert torch.allclose(fwht(fwht(x, H64), H64), n * x, atol=1e-8), "H H = n I"
     if n <= 512:
         assert torch.equal(hadamard(n).double(), H)
 
@@ -77,7 +78,7 @@ def explicit_projection(layer: ProjectedLinear) -> torch.Tensor:
 def projected(d, d_in=7, d_out=5, scale=None, seed=0):
     theta = nn.Parameter(torch.randn(d))
     scale = None if scale is None else nn.Parameter(torch.tensor([scale]))
-    return ProjectedLinear(nn.Linear(d_in, d_out), theta, scale, torch.Generator().manual_seed(seed))
+    return ProjectedLinear(nn.Linear(d_in, d_out), theta, scale, H64, torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("d", [1, 2, 3, 8, 20, 100])
@@ -92,7 +93,7 @@ def test_fastfood_is_the_explicit_matrix_product(d):
 
 def test_fastfood_is_linear_and_permutes_within_blocks():
     layer = projected(12)
-    parts = layer.signs, layer.order, layer.gauss
+    parts = layer.signs, layer.order, layer.gauss, H64
     x, y = torch.randn(12), torch.randn(12)
     mixed = fastfood(2 * x - 3 * y, *parts)
     assert torch.allclose(mixed, 2 * fastfood(x, *parts) - 3 * fastfood(y, *parts), atol=1e-3)
@@ -177,26 +178,26 @@ def test_a_wrong_intrinsic_dimension(arguments, message):
 # Wrong versions of Fastfood, each of which an oracle above must tell from the right one.
 
 
-def no_permutation(theta, signs, order, gauss):
-    return fwht(fwht(nn.functional.pad(theta, (0, signs.shape[-1] - len(theta))) * signs) * gauss).flatten()
+def no_permutation(theta, signs, order, gauss, H):
+    return fwht(fwht(nn.functional.pad(theta, (0, signs.shape[-1] - len(theta))) * signs, H) * gauss, H).flatten()
 
 
-def no_signs(theta, signs, order, gauss):
-    return fastfood(theta, torch.ones_like(signs), order, gauss)
+def no_signs(theta, signs, order, gauss, H):
+    return fastfood(theta, torch.ones_like(signs), order, gauss, H)
 
 
-def no_second_transform(theta, signs, order, gauss):
-    z = fwht(nn.functional.pad(theta, (0, signs.shape[-1] - len(theta))) * signs)
+def no_second_transform(theta, signs, order, gauss, H):
+    z = fwht(nn.functional.pad(theta, (0, signs.shape[-1] - len(theta))) * signs, H)
     return (z.flatten()[order].view_as(z) * gauss).flatten()
 
 
-def inverse_permutation(theta, signs, order, gauss):
-    return fastfood(theta, signs, order.argsort(), gauss)
+def inverse_permutation(theta, signs, order, gauss, H):
+    return fastfood(theta, signs, order.argsort(), gauss, H)
 
 
-def one_block_for_all(theta, signs, order, gauss):
+def one_block_for_all(theta, signs, order, gauss, H):
     n = signs.shape[-1]
-    return fastfood(theta, signs[:1], order[:n], gauss[:1]).repeat(len(signs))
+    return fastfood(theta, signs[:1], order[:n], gauss[:1], H).repeat(len(signs))
 
 
 WRONG = [no_permutation, no_signs, no_second_transform, inverse_permutation, one_block_for_all]
@@ -206,7 +207,8 @@ WRONG = [no_permutation, no_signs, no_second_transform, inverse_permutation, one
 def test_wrong_projections_are_told_from_the_right_one(wrong):
     layer = projected(12)
     expected = explicit_projection(layer) @ layer.theta.double() / layer.norm
-    found = [f(layer.theta, layer.signs, layer.order, layer.gauss)[:35].double() for f in (fastfood, wrong)]
+    parts = layer.theta, layer.signs, layer.order, layer.gauss, H64
+    found = [function(*parts)[:35].double() for function in (fastfood, wrong)]
     assert torch.allclose(found[0], expected, atol=1e-3)
     assert not torch.allclose(found[1], expected, atol=1e-1)
 

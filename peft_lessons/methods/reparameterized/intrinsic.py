@@ -23,7 +23,6 @@ Sarlós and Smola 2013, "Fastfood", for H G Π H B.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, ClassVar
 
 import torch
@@ -34,7 +33,6 @@ from peft_lessons.methods.core import LinearMethod, WrappedLinear
 from peft_lessons.methods.targets import Linear, Targets, find_targets
 
 
-@cache
 def hadamard(n: int) -> Tensor:
     """The n×n Hadamard matrix, n a power of two: H_2n = H_2 ⊗ H_n, rows orthogonal, entries 1 and -1.
 
@@ -49,52 +47,57 @@ def hadamard(n: int) -> Tensor:
     return H
 
 
-def fwht(x: Tensor) -> Tensor:
-    """Walsh-Hadamard transform H x of the last dimension, n numbers, n a power of two, in about n log n operations.
+def fwht(x: Tensor, H: Tensor) -> Tensor:
+    """Walsh-Hadamard transform of the last dimension, n numbers, n a power of two, in about n log n operations.
 
-    H = H_m ⊗ H_64: the n numbers as an m×64 matrix X give H_m X H_64, small products that a CPU does fast.
+    H is `hadamard(64)`, which has all smaller ones in its corner. For larger n, H_n = H_m ⊗ H_64: the n numbers as an
+    m×64 matrix X give H_m X H_64, small products that a CPU does fast.
     """
     n = x.shape[-1]
     if n <= 64:
-        return x @ hadamard(n).to(x)
-    X = x.unflatten(-1, (n // 64, 64)) @ hadamard(64).to(x)
-    return fwht(X.transpose(-1, -2)).transpose(-1, -2).flatten(-2)
+        return x @ H[:n, :n]
+    X = x.unflatten(-1, (n // 64, 64)) @ H
+    return fwht(X.transpose(-1, -2), H).transpose(-1, -2).flatten(-2)
 
 
-def fastfood(theta: Tensor, signs: Tensor, order: Tensor, gauss: Tensor) -> Tensor:
+def fastfood(theta: Tensor, signs: Tensor, order: Tensor, gauss: Tensor, H: Tensor) -> Tensor:
     """Stacked blocks of H G Π H B θ.
 
     Args:
         theta: (d,), d at most n.
         signs: B, (blocks, n).
-        order: Π, (blocks · n,): where each number comes from, within its block.
+        order: Π, (blocks · n,): where each number comes from, which is a place in its own block.
         gauss: G, (blocks, n).
+        H: `hadamard(64)`.
 
     Returns:
         (blocks · n,); E‖·‖² is n · (blocks · n) · ‖θ‖².
 
     Source: Le et al. 2013, without its last diagonal matrix, which shapes a kernel.
     """
-    z = fwht(F.pad(theta, (0, signs.shape[-1] - len(theta))) * signs)
+    z = fwht(F.pad(theta, (0, signs.shape[-1] - len(theta))) * signs, H)
     z = z.flatten().index_select(0, order).view_as(z)
-    return fwht(z * gauss).flatten()
+    return fwht(z * gauss, H).flatten()
 
 
 class ProjectedLinear(WrappedLinear):
     """A linear layer moved by a few shared numbers; see the module for the equation."""
 
-    def __init__(self, base: Linear, theta: nn.Parameter, scale: nn.Parameter | None, generator: torch.Generator):
+    def __init__(
+        self, base: Linear, theta: nn.Parameter, scale: nn.Parameter | None, H: Tensor, generator: torch.Generator
+    ):
         super().__init__(base)
         self.theta, self.scale = theta, scale  # shared by layers, so that each is one parameter of the model
-        n = 1 << (len(theta) - 1).bit_length()
+        n = 1 << (len(theta) - 1).bit_length()  # the first power of two that is not below d
         blocks = -(-self.d_out * self.d_in // n)
-        for name, tensor in draw_parts(blocks, n, generator, base.weight.device).items():
-            self.register_buffer(name, tensor, persistent=False)
+        parts = draw_parts(blocks, n, generator, base.weight.device) | {"H": H}
+        for name, tensor in parts.items():
+            self.register_buffer(name, tensor, persistent=False)  # files hold the seed instead
         self.norm = (n * self.d_out * self.d_in) ** -0.5
 
     def delta(self) -> Tensor:  # (d_out, d_in)
         theta = self.norm * self.theta if self.scale is None else self.norm * self.scale * self.theta
-        moved = fastfood(theta, self.signs, self.order, self.gauss)
+        moved = fastfood(theta, self.signs, self.order, self.gauss, self.H)
         return moved[: self.d_out * self.d_in].view(self.d_out, self.d_in)
 
     def forward(self, x: Tensor) -> Tensor:  # (..., d_in) -> (..., d_out)
@@ -148,7 +151,7 @@ class IntrinsicDimension(LinearMethod):
         layers = find_targets(model, self.target_modules)
         generator = torch.Generator().manual_seed(self.projection_seed)
         device = next(iter(layers.values())).weight.device
-        theta = nn.Parameter(torch.zeros(self.d, device=device))
+        theta, H = nn.Parameter(torch.zeros(self.d, device=device)), hadamard(64).to(device)
         scales: dict[str, nn.Parameter] = {}  # by transformer block; what stands outside of all has one of its own
         found: dict[str, nn.Module] = {}
         for path, layer in layers.items():
@@ -156,7 +159,7 @@ class IntrinsicDimension(LinearMethod):
             block = numbered[0] if numbered else ""
             if self.per_layer_scale and block not in scales:
                 scales[block] = nn.Parameter(torch.ones(1, device=device))
-            found[path] = ProjectedLinear(layer, theta, scales.get(block), generator)
+            found[path] = ProjectedLinear(layer, theta, scales.get(block), H, generator)
         return found
 
     def config(self) -> dict[str, object]:

@@ -47,10 +47,10 @@ class PHM(nn.Module):
         self.bias = nn.Parameter(torch.zeros(d_out, device=device))
         rows, columns = d_out // n, d_in // n
         if rank is None:
-            self.B = nn.Parameter(_glorot(n, rows, columns).to(device))  # (n, d_out / n, d_in / n)
+            self.B = nn.Parameter(glorot(n, rows, columns).to(device))  # (n, d_out / n, d_in / n)
         else:
-            self.s = nn.Parameter(_glorot(n, rows, rank).to(device))  # (n, d_out / n, rank)
-            self.t = nn.Parameter(_glorot(n, rank, columns).to(device))  # (n, rank, d_in / n)
+            self.s = nn.Parameter(glorot(n, rows, rank).to(device))  # (n, d_out / n, rank)
+            self.t = nn.Parameter(glorot(n, rank, columns).to(device))  # (n, rank, d_in / n)
 
     def weight(self) -> Tensor:  # (d_out, d_in)
         B = self.B if hasattr(self, "B") else self.s @ self.t
@@ -66,7 +66,7 @@ class PHM(nn.Module):
         return self
 
 
-def _glorot(n: int, rows: int, columns: int) -> Tensor:
+def glorot(n: int, rows: int, columns: int) -> Tensor:
     """n matrices, each drawn as one."""
     B = torch.empty(n, rows, columns, device="cpu")
     for matrix in B:
