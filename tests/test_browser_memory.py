@@ -268,7 +268,7 @@ def paste_configurations(page: Any, is_: Expected) -> None:
     ):
         field.fill(text)
         page.keyboard.press("Tab")
-        expect(alert).to_contain_text(said)
+        expect(alert).to_contain_text(said, timeout=20_000)  # the first waits for the trace of the example before it
     field.fill(json.dumps(OWN.to_dict()))
     page.keyboard.press("Tab")
     is_.now(model="own")

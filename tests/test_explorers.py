@@ -2,8 +2,10 @@
 
 import json
 import re
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from xml.etree import ElementTree
 
@@ -93,6 +95,27 @@ def test_an_unexpected_error_is_seen_too(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(ratio, "answer", lambda values: None + 1)  # type: ignore[operator]
     ratio.controls["b"].value = 4
     assert ratio.problem.startswith("TypeError: ")
+
+
+def test_changes_in_two_threads_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    ratio, answering = Ratio(), []
+    answer = ratio.answer
+
+    def slow(values: Mapping[str, Any]) -> dict[str, str]:
+        answering.append(values["b"])
+        assert len(answering) == 1
+        time.sleep(0.2)
+        answering.clear()
+        return answer(values)
+
+    monkeypatch.setattr(ratio, "answer", slow)
+    changes = ({"index": 1}, ratio.controls["a"]), ({"value": 4}, ratio.controls["b"])
+    threads = [Thread(target=control.set_state, args=(state,)) for state, control in changes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert ratio.shown["result"] == "0.50" and not ratio.problem
 
 
 def test_reset() -> None:

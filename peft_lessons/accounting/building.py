@@ -43,7 +43,7 @@ def build_table(config: PretrainedConfig, setup: Setup, on_trace: Callable[[int,
 
     try:
         return _build(config, setup, LAYERS, None, tick)
-    except NotAligned:  # layers that differ, or an encoder beside a decoder: trace the model as it is
+    except ValueError:  # layers that differ, or a method that needs more of them: trace the model as it is
         return _build(config, setup, (config.num_hidden_layers,), config.num_hidden_layers, tick)
 
 

@@ -30,10 +30,10 @@ class FourBitLinear(nn.Module):
         blocks = -(-n // BLOCK)
         self.register_buffer("packed", torch.empty(-(-n // 2), dtype=torch.uint8, device=device))
         self.register_buffer("scales", torch.empty(blocks, dtype=torch.uint8, device=device))
-        self.register_buffer("outer_scales", torch.empty(-(-blocks // OUTER_BLOCK), device=device))
-        self.register_buffer("offset", torch.empty(1, device=device))
-        self.register_buffer("codes", torch.empty(16, device=device))
-        self.register_buffer("outer_codes", torch.empty(256, device=device))
+        self.register_buffer("outer_scales", torch.empty(-(-blocks // OUTER_BLOCK), dtype=torch.float32, device=device))
+        self.register_buffer("offset", torch.empty(1, dtype=torch.float32, device=device))
+        self.register_buffer("codes", torch.empty(16, dtype=torch.float32, device=device))
+        self.register_buffer("outer_codes", torch.empty(256, dtype=torch.float32, device=device))
         self.bias = base.bias
 
     def forward(self, x: Tensor) -> Tensor:  # (..., d_in) -> (..., d_out)

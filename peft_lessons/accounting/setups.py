@@ -147,7 +147,9 @@ def build_on_meta(config: PretrainedConfig, setup: Setup, n_layers: int | None =
     auto = {"decoder": AutoModelForCausalLM, "encoder": AutoModel, "encoder-decoder": AutoModelForSeq2SeqLM}[kind]
     with torch.device("meta"):
         extra = {"add_pooling_layer": False} if kind == "encoder" else {}
-        model: Any = auto.from_config(config, dtype=setup.dtype, attn_implementation=name, **extra)
+        model: Any = auto.from_config(config, dtype=torch.float32, attn_implementation=name, **extra)
+    for parameter in model.parameters():  # afterwards: transformers would set the type for every thread meanwhile
+        parameter.data = parameter.data.to(setup.dtype)
     if kind == "encoder":
         model = TextClassifier(model)
     attach(model, setup.method)

@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from html import escape
+from threading import RLock
 from typing import Any, ClassVar, TypeVar
 
 import ipywidgets as widgets
@@ -31,6 +32,10 @@ from peft_lessons.explorers import remember
 from peft_lessons.figures import show
 
 Control = TypeVar("Control", bound=widgets.DOMWidget)
+
+# JupyterLab has two threads of the kernel handle a page's messages (subshells), and building a model sets PyTorch's
+# default type for both of them: without turns an answer can be wrong, or an older one can replace a newer.
+TURN = RLock()
 
 STYLE = """<style>
 .peft-explorer .widget-html-content, .peft-explorer h3 {
@@ -134,9 +139,10 @@ class Explorer(widgets.VBox):
         top = widgets.HTML(f"{PAGE}<h3>{escape(self.heading)}</h3>")
         super().__init__((top, box, self._alert, self._results))
         self.add_class("peft-explorer")
-        self._restore(remember.load(name))
-        self._held = False
-        self.redraw()
+        with TURN:
+            self._restore(remember.load(name))
+            self._held = False
+            self.redraw()
 
     def answer(self, values: Mapping[str, Any]) -> Mapping[str, str]:
         """The HTML of each part, from the values alone.
@@ -180,11 +186,12 @@ class Explorer(widgets.VBox):
         for key in values:
             if key not in self.controls:
                 raise LookupError(f'There is no control "{key}"; there are {", ".join(self.controls)}.')
-        with self._hold():
-            for key in [key for key in self.controls if key in values]:
-                self.controls[key].value = values[key]
-                self._fit(key)
-        self._settle()
+        with TURN:
+            with self._hold():
+                for key in [key for key in self.controls if key in values]:
+                    self.controls[key].value = values[key]
+                    self._fit(key)
+            self._settle()
 
     def reset(self) -> None:
         """All controls as they were before anything was remembered or moved."""
@@ -221,7 +228,8 @@ class Explorer(widgets.VBox):
         Args:
             values: key -> value where it differs from the first one; what a reader has moved does not count.
         """
-        still = self.still(self._defaults | values)
+        with TURN:
+            still = self.still(self._defaults | values)
         show(still.figure, still.alt)
         print(still.table)
 
@@ -238,9 +246,9 @@ class Explorer(widgets.VBox):
             self._held = before
 
     def _changed(self, key: str) -> None:
-        if self._held:
-            return
-        with ExitStack() as after:  # what `adjust` does to other controls is sent after the answer, which is waited for
+        with TURN, ExitStack() as after:  # what `adjust` does to other controls is sent after the answer, waited for
+            if self._held:
+                return
             for control in self.controls.values():
                 after.enter_context(control.hold_sync())
             with self._hold():

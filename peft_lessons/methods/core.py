@@ -49,7 +49,7 @@ class Method:
         return {}
 
     def file_targets(self, added: Mapping[str, nn.Module]) -> dict[str, list[str]]:
-        """Which of the modules put in place each field of `adapter_config.json` names; `config` says the field first."""
+        """Field of `adapter_config.json` that names layers -> the paths of those that it means."""
         return {"target_modules": list(added)}
 
     @classmethod
