@@ -6,6 +6,7 @@ and the counts of Compacter's paper for T5-base.
 
 import copy
 import json
+import warnings
 
 import models
 import pytest
@@ -415,7 +416,9 @@ def test_peft_reads_our_kronecker_files(base, factor, tmp_path):
     fresh = base()
     if hasattr(fresh, "set_head"):
         fresh.set_head(("good", "bad"), seed=9)
-    theirs = PeftModel.from_pretrained(fresh, tmp_path).eval()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Unexpected keyword")
+        theirs = PeftModel.from_pretrained(fresh, tmp_path).eval()
     theirs.tokenizer = model.tokenizer
     assert (models.logits(theirs) - models.logits(model)).abs().max() < 1e-5
 

@@ -56,8 +56,8 @@ def save_adapter(model: nn.Module, folder: str | Path) -> Path:
         trained = dict.fromkeys(name.rpartition(".")[0] for name in state.originals)
         for field, paths in method.file_targets(state.added).items():
             config[field] = short_names(model, paths or list(trained))
-        if wrapped := state.wrapped().values():
-            config["fan_in_fan_out"] = any(module.transposed for module in wrapped)
+        if any(module.transposed for module in state.wrapped().values()):
+            config["fan_in_fan_out"] = True  # False is peft's default, and not all its methods know the field
     metadata = {"format": "pt"}
     if classifies and model.choices is not None:
         config["modules_to_save"] = ["classifier"]
