@@ -24,6 +24,7 @@ from peft_lessons import attach, count_parameters, detach, fit, load_adapter, me
 from peft_lessons.accounting.library import load_shape
 from peft_lessons.accounting.setups import Setup, build_on_meta
 from peft_lessons.checks import check_frozen, check_sparse, fingerprint
+from peft_lessons.explorers.memory import explore_memory
 from peft_lessons.methods import (
     FAR,
     Adapter,
@@ -801,3 +802,13 @@ def test_counts_on_real_shapes_without_memory(name, method, lr):
         assert abs(count.changed / sum(m.shape[0] * m.shape[1] for m in count.modules) - 0.1) < 1e-3
     if isinstance(method, BitFit) and name == "bert-base":
         assert count.trainable == 102_912 - 768, "the shape comes without its pooler, whose bias has 768 numbers"
+
+
+def test_the_memory_explorer_offers_each_with_its_hyperparameters():
+    """Masks and nodes have no control: the explorer draws them at random, and their number is what counts."""
+    shown = explore_memory(model="gpt2", length=256)
+    for method in ("TopLayers", "AttentionTuning", "BitFit", "NormTuning", "SparseUpdate", "FAR", "DiffPruning"):
+        shown.choose(model="gpt2", method=method)
+        assert not shown.problem, shown.problem
+    assert "SparseUpdate_keep" in shown.controls and "SparseUpdate_masks" not in shown.controls
+    assert "FAR_share" in shown.controls and "FAR_nodes" not in shown.controls

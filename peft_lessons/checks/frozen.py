@@ -57,10 +57,10 @@ def check_frozen(
     n_frozen = sum(name not in masks for name in here)
     return Report(
         (
-            _check(f"{len(old)} tensors are there", gone, old, new, "is gone, or has another shape"),
-            _check(f"{n_frozen} frozen ones same", drifted, old, new, "moved, and should be frozen"),
-            _check(f"{len(masks)} trained ones not", still, old, new, "did not move, and should"),
-            _check("entries beside masks", spilled, old, new, "moved in an entry that its mask leaves out"),
+            _check(f"{len(old)} tensors: there", gone, old, new, "is gone, or has another shape"),
+            _check(f"{n_frozen} frozen: same hash", drifted, old, new, "moved, and should be frozen"),
+            _check(f"{len(masks)} allowed: moved", still, old, new, "did not move, and should"),
+            _check("beside the masks", spilled, old, new, "moved in an entry that its mask leaves out"),
         )
     )
 

@@ -142,8 +142,8 @@ def methods() -> dict[str, type[Method]]:
 
 
 def hyperparameters(method: type[Method]) -> list[Field[Any]]:
-    """A method's own fields."""
-    return [field for field in fields(method) if field.init]
+    """A method's own fields; one that is left out of its `repr`, such as a mapping of masks, has no control."""
+    return [field for field in fields(method) if field.init and field.repr]
 
 
 def method_of(values: Mapping[str, Any]) -> Method:
