@@ -22,7 +22,7 @@ from peft_lessons.accounting.memory import closed_form, closed_peak
 from peft_lessons.accounting.setups import CHOICES, Setup
 from peft_lessons.explorers import memory, memory_controls, memory_parts
 from peft_lessons.explorers.memory import MemoryExplorer, explore_memory
-from peft_lessons.methods import FullFineTuning, Head, LoRA
+from peft_lessons.methods import FullFineTuning, LoRA
 from peft_lessons.methods.core import LinearMethod, Method
 from peft_lessons.methods.reparameterized.lora import LoRALinear
 from peft_lessons.methods.targets import Targets
@@ -301,11 +301,17 @@ def test_a_method_that_joins_the_package_appears_by_itself(monkeypatch: pytest.M
     assert shown.problem == 'place is "nowhere"; it is before or after.'
 
 
-def test_no_method_is_left_out(small: MemoryExplorer) -> None:
-    assert {"LoRA", "FullFineTuning", "Head"} <= set(small.controls["method"].options)
-    for method in (LoRA(), FullFineTuning(), Head()):
-        small.choose(method=type(method).__name__)
-        assert memory_controls.method_of(small.values) == method and peak(small)
+@pytest.mark.parametrize("method", [method.__name__ for method in Method.registry.values()])
+def test_no_method_is_left_out(small: MemoryExplorer, method: str) -> None:
+    small.choose(method=method)
+    assert small.values["method"] == method
+    if method == "BitFit":
+        assert "This model has no biases" in small.problem
+        return
+    assert not small.problem and peak(small) > 0
+    assert memory_controls.method_of(small.values) == next(
+        kind() for kind in Method.registry.values() if kind.__name__ == method
+    )
 
 
 def test_what_fits() -> None:
