@@ -32,6 +32,11 @@ STYLES: dict[str, tuple[str, str]] = {  # name -> colour, marker
     "majority class": ("#777777", "x"),
     "chance": ("#777777", "x"),
     "full, random weights": ("#000000", "*"),
+    "KronA": ("#CC79A7", "h"),
+    "PHM adapter": ("#56B4E9", "p"),
+    "Compacter": ("#E69F00", "P"),
+    "Compacter++": ("#E69F00", "X"),
+    "intrinsic, d=256": ("#000000", "d"),
 }
 CATEGORY_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # of a step's memory, in order
 OTHERS = (("#E69F00", "P"), ("#000000", "*"), ("#56B4E9", "v"), ("#009E73", "^"), ("#CC79A7", "D"))
