@@ -34,8 +34,8 @@ STYLES: dict[str, tuple[str, str]] = {  # name -> colour, marker
     "full, random weights": ("#000000", "*"),
     "KronA": ("#CC79A7", "h"),
     "PHM adapter": ("#56B4E9", "p"),
-    "Compacter": ("#E69F00", "P"),
-    "Compacter++": ("#E69F00", "X"),
+    "Compacter": ("#009E73", "P"),
+    "Compacter++": ("#009E73", "X"),
     "intrinsic, d=256": ("#000000", "d"),
 }
 CATEGORY_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # of a step's memory, in order
