@@ -1,4 +1,4 @@
-"""The decoder learns `records` through 0.5 % of the entries of its linear layers, chosen in four ways, and through rows.
+"""The decoder learns `records` through 0.5 % of its linear layers' entries, chosen in four ways, and through rows.
 
 What is spent on the choice comes before the 100 steps: Fisher reads 256 sentences, each with a backward pass; the
 lottery ticket takes 50 steps of full fine-tuning; diff pruning 100 steps of its own; FAR 20 of full fine-tuning. The
