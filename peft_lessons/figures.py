@@ -33,10 +33,10 @@ STYLES: dict[str, tuple[str, str]] = {  # name -> colour, marker
     "chance": ("#777777", "x"),
     "full, random weights": ("#000000", "*"),
     "KronA": ("#CC79A7", "h"),
-    "PHM adapter": ("#56B4E9", "p"),
+    "PHM adapter": ("#56B4E9", "d"),
     "Compacter": ("#009E73", "P"),
-    "Compacter++": ("#009E73", "X"),
-    "intrinsic, d=256": ("#000000", "d"),
+    "Compacter++": ("#009E73", "8"),
+    "intrinsic, d=256": ("#000000", "."),
 }
 CATEGORY_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # of a step's memory, in order
 OTHERS = (("#E69F00", "P"), ("#000000", "*"), ("#56B4E9", "v"), ("#009E73", "^"), ("#CC79A7", "D"))
