@@ -50,14 +50,39 @@ class Rail:
         return Rail()
 
 
-class LadderBlock(nn.Module):
-    """A frozen transformer block, `base`, and its rung: a way down to the side block beside it."""
+class WrappedBlock(nn.Module):
+    """A frozen transformer block, `base`, in whose place another module stands; what that lacks is the block's."""
+
+    def __init__(self, base: nn.Module):
+        super().__init__()
+        self.base = base.requires_grad_(False)
+
+    def rank(self) -> None:
+        """None: no matrix of the base changes."""
+
+    def changed(self) -> int:
+        """The numbers added; none of the base's changes."""
+        return sum(p.numel() for n, p in self.named_parameters() if not n.startswith("base."))
+
+    def by_name(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """What the block is given besides its first argument: mask, cache and the like."""
+        names = list(inspect.signature(self.base.forward).parameters)[1:]
+        return dict(zip(names, args, strict=False)) | kwargs
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:  # models ask their blocks for `attention_type` and the like
+            return getattr(super().__getattr__("base"), name)
+
+
+class LadderBlock(WrappedBlock):
+    """A frozen block and its rung: a way down to the side block beside it; see the module for the equation."""
 
     def __init__(self, base: nn.Module, side: SideBlock, d_model: int, rail: Rail, first: bool, last: bool):
-        super().__init__()
-        self.base, self.side, self.rail = base.requires_grad_(False), side, rail
+        super().__init__(base)
         d, device = side.out.shape[0], side.out.device
-        self.d_out, self.d_in = d, d_model
+        self.side, self.rail, self.d_in, self.d_out = side, rail, d_model, d
         self.first = weight(d, d_model, device) if first else None  # (d, d_model)
         self.down = weight(d, d_model, device)  # (d, d_model)
         self.alpha = nn.Parameter(torch.zeros(1, device=device))
@@ -65,10 +90,10 @@ class LadderBlock(nn.Module):
         self.up = nn.Parameter(torch.zeros(d_model, d, device=device)) if last else None  # (d_model, d)
 
     def forward(self, h: Tensor, *args: Any, **kwargs: Any) -> Any:  # (batch, length, d_model), and the same again
-        given = dict(zip(list(inspect.signature(self.base.forward).parameters)[1:], args, strict=False)) | kwargs
+        given = self.by_name(args, kwargs)
         if self.training and torch.is_grad_enabled():
-            given["past_key_values"] = None  # a cache would keep the backbone's keys and values
-        below = step(h.detach(), self.first) if self.first is not None else self.rail.take()
+            given.pop("past_key_values", None)  # a cache would keep the backbone's keys and values
+        below = self.rail.take() if self.first is None else step(h.detach(), self.first)
         with torch.no_grad():
             out = self.base(h, **given)
         h = out[0] if isinstance(out, tuple) else out
@@ -80,20 +105,6 @@ class LadderBlock(nn.Module):
             return out
         h = h + step(self.norm(x), self.up).to(h.dtype)
         return (h, *out[1:]) if isinstance(out, tuple) else h
-
-    def rank(self) -> None:
-        """None: no matrix of the base changes."""
-
-    def changed(self) -> int:
-        """The numbers added; none of the base's changes."""
-        return sum(p.numel() for n, p in self.named_parameters() if not n.startswith("base."))
-
-    def __getattr__(self, name: str) -> Any:
-        """What is not the wrapper's is the block's: models ask their blocks for `attention_type` and the like."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("base"), name)
 
 
 def step(h: Tensor, W: Tensor) -> Tensor:
