@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
+from matplotlib.patches import FancyBboxPatch
 
 from peft_lessons.bases import DATA
 
@@ -115,3 +116,66 @@ def plot_methods_map(ax: Axes, methods: Sequence[SurveyMethod]) -> dict[str, tup
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
     return drawn
+
+
+FROZEN, ADDED = "#777777", MARKS[0][0]
+PLACES = {  # place -> what the block's feed-forward network F gives there, with x its input and h its output
+    "in series": "F(x) + A(F(x))",
+    "in parallel": "F(x) + A(x)",
+    "beside": "F(x);  s ← S(s, F(x))",
+    "in the input": "F of [p; x]",
+    "in the activations": "W₂ (l ⊙ act(W₁ x))",
+}
+
+
+def plot_places(axes: Sequence[Axes]) -> dict[str, str]:
+    """The same block five times, with what is added in blue: the additive family's five places.
+
+    Args:
+        axes: five, one a place.
+
+    Returns:
+        place -> the formula under it.
+    """
+    for ax, (place, formula) in zip(axes, PLACES.items(), strict=True):
+        ax.set(xlim=(0, 1), ylim=(0, 1), xticks=[], yticks=[], title=place)
+        ax.set_xlabel(formula, fontsize=9)
+        ax.grid(visible=False)
+        ax.spines[:].set_visible(False)
+        if place == "in the activations":
+            _box(ax, 0.4, 0.3, "W₁", FROZEN)
+            _box(ax, 0.4, 0.72, "W₂", FROZEN)
+            ax.plot(0.4, 0.51, "o", color="white", markeredgecolor=ADDED, markeredgewidth=2, markersize=16)
+            ax.annotate("l", (0.4, 0.505), ha="center", va="center", color=ADDED)
+            ends: tuple[float, ...] = (0.02, 0.21, 0.39, 0.45, 0.57, 0.63, 0.81, 0.98)
+        else:
+            _box(ax, 0.4, 0.45, "F", FROZEN)
+            ends = (0.02, 0.36, 0.54, 0.98) if place != "in series" else (0.02, 0.36, 0.54, 0.67, 0.85, 0.98)
+        for low, high in zip(ends[::2], ends[1::2], strict=True):
+            _arrow(ax, (0.4, low), (0.4, high), FROZEN)
+        if place == "in series":
+            _box(ax, 0.4, 0.76, "A", ADDED)
+        if place == "in parallel":
+            _box(ax, 0.82, 0.45, "A", ADDED)
+            _arrow(ax, (0.4, 0.15), (0.82, 0.36), ADDED)
+            _arrow(ax, (0.82, 0.54), (0.4, 0.8), ADDED)
+        if place == "beside":
+            _box(ax, 0.82, 0.76, "S", ADDED)
+            _arrow(ax, (0.4, 0.62), (0.7, 0.73), ADDED)
+            _arrow(ax, (0.82, 0.02), (0.82, 0.67), ADDED)
+            _arrow(ax, (0.82, 0.85), (0.82, 0.98), ADDED)
+        if place == "in the input":
+            for i, x in enumerate((0.1, 0.25, 0.55, 0.7)):
+                ax.plot(x, 0.05, "s", color=ADDED if i < 2 else FROZEN, markersize=8)
+            ax.annotate("p", (0.22, 0.2), ha="center", color=ADDED)
+            ax.annotate("x", (0.68, 0.2), ha="center", color=FROZEN)
+    return dict(PLACES)
+
+
+def _box(ax: Axes, x: float, y: float, text: str, colour: str) -> None:
+    ax.add_patch(FancyBboxPatch((x - 0.1, y - 0.07), 0.2, 0.14, boxstyle="round,pad=0.01", facecolor=colour, alpha=0.9))
+    ax.annotate(text, (x, y - 0.005), ha="center", va="center", color="white", fontsize=11)
+
+
+def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], colour: str) -> None:
+    ax.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 1.5})

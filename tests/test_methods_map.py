@@ -8,7 +8,7 @@ import pytest
 
 from peft_lessons import methods
 from peft_lessons.bases import DATA
-from peft_lessons.methods_map import CLASSES, COSTS, COUNTS, load_methods_map, plot_methods_map
+from peft_lessons.methods_map import CLASSES, COSTS, COUNTS, load_methods_map, plot_methods_map, plot_places
 
 FOUND = load_methods_map()
 
@@ -81,3 +81,11 @@ def test_the_map_draws_every_method_in_its_classes():
 def test_a_method_prints_its_lines():
     text = str(FOUND["Sparse LoRa"])
     assert text.count("not established here") == 8 + 2 and "selective + reparameterized" in text
+
+
+def test_the_five_places_are_drawn_with_their_formulas():
+    _, axes = plt.subplots(1, 5)
+    drawn = plot_places(axes)
+    assert [ax.get_title() for ax in axes] == list(drawn) and len(drawn) == 5
+    assert [ax.get_xlabel() for ax in axes] == list(drawn.values())
+    plt.close("all")
