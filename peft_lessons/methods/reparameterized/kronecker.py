@@ -81,7 +81,7 @@ class KronA(LinearMethod):
     """
 
     peft_type: ClassVar[str] = "LOKR"
-    lr: ClassVar[float] = 1e-2
+    lr: ClassVar[float] = 3e-3
     mergeable: ClassVar[bool] = True
     file_suffixes: ClassVar[dict[str, str]] = {"kron_A": "lokr_w1", "kron_B": "lokr_w2"}
 
