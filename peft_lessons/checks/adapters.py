@@ -70,6 +70,7 @@ def adapter_parts(module: nn.Module) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """
     for part in module.modules():
         down, up = getattr(part, "down", None), getattr(part, "up", None)
+        found: Any
         if isinstance(down, nn.Linear) and isinstance(up, nn.Linear):
             found = (down.weight, down.bias, up.weight, up.bias)
         else:
@@ -142,7 +143,7 @@ def _wrong_forward(y: Tensor, h: Tensor, x: Tensor, parts: list[Tensor], act: Ca
     down, b, up, b2 = parts
     inner = h @ down.T
     update = act(inner + b) @ up.T + b2
-    others = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu, "tanh": torch.tanh}
+    others: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu, "tanh": torch.tanh}
     mistakes = {
         "the skip connection is missing: h itself must be added": update,
         "the skip connection is there twice": 2 * h + update,

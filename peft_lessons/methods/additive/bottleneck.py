@@ -103,11 +103,11 @@ class BottleneckMethod(Method):
         return found
 
     def config(self) -> dict[str, object]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], tensors: Mapping[str, Tensor]) -> "BottleneckMethod":
-        return cls(**{field.name: config[field.name] for field in fields(cls)})  # type: ignore[arg-type]
+        return cls(**{field.name: config[field.name] for field in fields(cls)})
 
 
 @dataclass(frozen=True)

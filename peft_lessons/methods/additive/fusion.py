@@ -52,8 +52,8 @@ class FusedLinear(Inserted):
 
     def updates(self, h: Tensor) -> Tensor:  # (..., d) -> (..., n, d)
         """What each adapter would add to h."""
-        z = self.act(torch.einsum("...d,nmd->...nm", h.to(self.down.dtype), self.down) + self.down_bias)
-        return (torch.einsum("...nm,ndm->...nd", z, self.up) + self.up_bias).to(h.dtype)
+        z = self.act(torch.einsum("...d,nmd->...nm", h.to(self.down.dtype), self.down) + self.down_bias)  # type: ignore
+        return (torch.einsum("...nm,ndm->...nd", z, self.up) + self.up_bias).to(h.dtype)  # type: ignore
 
     def attention(self, h: Tensor, z: Tensor) -> Tensor:  # (..., d), (..., n, d) -> (..., n)
         """How much of each adapter is taken; sums to 1."""

@@ -135,7 +135,7 @@ class LadderSideTuning(Method):
         if isinstance(self.reduction, bool) or not isinstance(self.reduction, int) or self.reduction < 1:
             raise ValueError(f"reduction is {self.reduction!r}; it is a whole number, at least 1.")
 
-    def replacements(self, model: nn.Module) -> Mapping[str, nn.Module]:
+    def replacements(self, model: Any) -> Mapping[str, nn.Module]:
         found = blocks(model)
         stack = found[-1].path.rpartition(".")[0]
         found = [block for block in found if block.path.rpartition(".")[0] == stack]
@@ -163,7 +163,7 @@ class LadderSideTuning(Method):
         return cls(reduction=config["reduction"])
 
 
-def _sizes(layer: nn.Module) -> tuple[int, int]:
+def _sizes(layer: Any) -> tuple[int, int]:
     """(d_out, d_in) of a linear layer, also of one that keeps its weight in 4 bits."""
     return (layer.nf, layer.nx) if isinstance(layer, Conv1D) else (layer.out_features, layer.in_features)
 

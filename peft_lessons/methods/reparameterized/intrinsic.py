@@ -97,7 +97,7 @@ class ProjectedLinear(WrappedLinear):
 
     def delta(self) -> Tensor:  # (d_out, d_in)
         theta = self.norm * self.theta if self.scale is None else self.norm * self.scale * self.theta
-        moved = fastfood(theta, self.signs, self.order, self.gauss, self.H)
+        moved = fastfood(theta, self.signs, self.order, self.gauss, self.H)  # type: ignore[arg-type]
         return moved[: self.d_out * self.d_in].view(self.d_out, self.d_in)
 
     def forward(self, x: Tensor) -> Tensor:  # (..., d_in) -> (..., d_out)

@@ -83,7 +83,7 @@ class PHMAdapterLinear(WrappedLinear):
     def __init__(self, base: Linear, n: int, m: int, rank: int | None = None, like: "PHMAdapterLinear | None" = None):
         super().__init__(base)
         d, device = self.d_out, base.weight.device
-        self.down = PHM(d, m, n, device, rank, like.down.A if like else None)
+        self.down = PHM(d, m, n, device, rank, like.down.A if like else None)  # type: ignore[has-type]
         self.up = PHM(m, d, n, device, rank, None if rank is None else self.down.A).zero()
         self.borrowed = like.down.A.numel() if like else 0
 

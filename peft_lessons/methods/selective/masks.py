@@ -16,6 +16,7 @@ those of its linear layers; Vucetic et al. 2022, "Efficient Fine-Tuning of BERT 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +100,7 @@ def fisher(
     if n_samples < 1:
         raise ValueError(f"n_samples is {n_samples}; at least one sentence is needed.")
     layers = find_targets(model, target_modules)
-    weights = [layer.weight for layer in layers.values()]
+    weights: list[Any] = [layer.weight for layer in layers.values()]
     total = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
     order = torch.randperm(len(task.train), generator=torch.Generator().manual_seed(seed))[:n_samples].tolist()
     with _ready(model, task, weights, seed):
