@@ -134,4 +134,4 @@ def pruned(model: nn.Module, keep: float = 0.005) -> Adapter:
     tensors = {name: tensor for name, tensor in learned.state.items() if name.startswith("classifier.")}
     for path, index in masks.items():
         tensors |= {f"{path}.index": index.int(), f"{path}.values": deltas[path].flatten()[index]}
-    return Adapter(SparseUpdate(masks=masks), tensors, learned.choices)
+    return Adapter(SparseUpdate(keep, masks=masks), tensors, learned.choices)
