@@ -28,7 +28,7 @@ def arms() -> list[Arm]:
         Arm("Fisher mask", rates=(5e-3, 1e-2, 2e-2), prepare=once(fisher), **common),
         Arm("lottery mask", rates=(3e-2, 1e-1, 3e-1, 1.0), prepare=once(lottery), **common),
         Arm("diff pruning", rates=(3e-2, 1e-1, 3e-1), prepare=once(diff), **common),
-        Arm("FAR", rates=(1e-2, 3e-2, 1e-1), prepare=once(far), **common | {"method": FAR(share=0.05)}),
+        Arm("FAR", rates=(1e-2, 3e-2, 1e-1, 3e-1), prepare=once(far), **common | {"method": FAR(share=0.05)}),
     ]
 
 
