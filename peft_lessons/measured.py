@@ -41,6 +41,9 @@ class Measured:
     def test_accuracy(self, **wanted: Any) -> list[float]:
         """Test accuracy of every seed, in the order of the seeds, at the learning rate chosen on validation."""
         runs = self.select(split="test", **wanted)
+        if any(run["split"] == "validation" for run in self.select(**wanted)):
+            rate = self.best_lr(**wanted)
+            runs = [run for run in runs if run["lr"] == rate]
         return [run["accuracy"] for run in sorted(runs, key=lambda run: run["seed"])]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from peft_lessons.methods import Method
+from peft_lessons.methods import Adapter, Method
 from peft_lessons.tasks import Task
 
 
@@ -17,7 +17,7 @@ class Arm:
     """One method on one task: what is tuned and then tested.
 
     `prepare`, for methods that look at the data before they are attached, is called as prepare(model, task, lr, seed)
-    with the plain base and gives the method; `method` then is only what it is known by.
+    with the plain base and gives what is attached; `method` then is only what it is known by.
     """
 
     label: str
@@ -28,4 +28,4 @@ class Arm:
     steps: int
     random_init: bool = False
     fixed_rate_of: str | None = None  # take another arm's learning rate instead of tuning
-    prepare: Callable[[nn.Module, Task, float, int], Method] | None = None
+    prepare: Callable[[nn.Module, Task, float, int], Method | Adapter] | None = None
