@@ -8,7 +8,7 @@ Hu et al. 2021, section 4.1.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import torch
@@ -45,8 +45,8 @@ class Method:
         return []
 
     def config(self) -> dict[str, object]:
-        """The method's own fields of `adapter_config.json`."""
-        return {}
+        """The method's own fields of `adapter_config.json`: its hyperparameters by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.repr}
 
     def file_targets(self, added: Mapping[str, nn.Module]) -> dict[str, list[str]]:
         """Field of `adapter_config.json` that names layers -> the paths of those that it means."""
@@ -60,7 +60,8 @@ class Method:
             KeyError: a field is missing.
             ValueError: a field says what the method cannot be.
         """
-        return cls()
+        found = {field.name: config[field.name] for field in fields(cls) if field.repr}
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in found.items()})
 
     def lr_scale(self, name: str) -> float:
         """What `fit` multiplies the learning rate by for the parameter of this name."""

@@ -15,8 +15,8 @@ initialisation; Pfeiffer et al. 2021, "AdapterFusion", and adapter-hub/adapters,
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal, get_args
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -101,13 +101,6 @@ class BottleneckMethod(Method):
             depth = max(len(stack) for stack in stacks(model))
             raise ValueError(f"drop_layers is {self.drop_layers}; the model has {depth} blocks, so no adapter is left.")
         return found
-
-    def config(self) -> dict[str, object]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], tensors: Mapping[str, Tensor]) -> "BottleneckMethod":
-        return cls(**{field.name: config[field.name] for field in fields(cls)})
 
 
 @dataclass(frozen=True)

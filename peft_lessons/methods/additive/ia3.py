@@ -77,9 +77,6 @@ class IA3(Method):
         layers = find_targets(model, outputs) | ffn
         return {path: IA3Linear(layer, path in ffn) for path, layer in layers.items()}
 
-    def config(self) -> dict[str, object]:
-        return {"target_modules": self.target_modules, "feedforward_modules": self.feedforward_modules}
-
     def file_targets(self, added: Mapping[str, nn.Module]) -> dict[str, list[str]]:
         ffn = [path for path, module in added.items() if isinstance(module, IA3Linear) and module.feedforward]
         return {"target_modules": list(added), "feedforward_modules": ffn}

@@ -155,13 +155,6 @@ class LadderSideTuning(Method):
             added[block.path] = LadderBlock(base, side, d_model, rail, first=i == 0, last=block is found[-1])
         return added
 
-    def config(self) -> dict[str, object]:
-        return {"reduction": self.reduction}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], tensors: Mapping[str, Tensor]) -> "LadderSideTuning":
-        return cls(reduction=config["reduction"])
-
 
 def _sizes(layer: Any) -> tuple[int, int]:
     """(d_out, d_in) of a linear layer, also of one that keeps its weight in 4 bits."""

@@ -21,9 +21,8 @@ Sarlós and Smola 2013, "Fastfood", for H G Π H B.
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -161,17 +160,3 @@ class IntrinsicDimension(LinearMethod):
                 scales[block] = nn.Parameter(torch.ones(1, device=device))
             found[path] = ProjectedLinear(layer, theta, scales.get(block), H, generator)
         return found
-
-    def config(self) -> dict[str, object]:
-        targets = self.target_modules if isinstance(self.target_modules, str) else list(self.target_modules)
-        return {
-            "d": self.d,
-            "per_layer_scale": self.per_layer_scale,
-            "projection_seed": self.projection_seed,
-            "target_modules": targets,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], tensors: Mapping[str, Tensor]) -> "IntrinsicDimension":
-        fields = ("d", "per_layer_scale", "projection_seed", "target_modules")
-        return cls(**{name: config[name] for name in fields})

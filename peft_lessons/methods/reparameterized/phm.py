@@ -15,9 +15,8 @@ Source: Zhang et al. 2021, "Beyond Fully-Connected Layers with Quaternions" (PHM
 Ruder 2021, "Compacter", with the settings of the authors' repository (n = 4, reduction 32, gelu).
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -158,13 +157,6 @@ class PHMAdapter(Method):
         if not self.train_norms:
             return []
         return [f"{path}.{name}" for path, norm in norms(model).items() for name, _ in norm.named_parameters()]
-
-    def config(self) -> dict[str, object]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], tensors: Mapping[str, Tensor]) -> "PHMAdapter":
-        return cls(**{field.name: config[field.name] for field in fields(cls)})
 
 
 @dataclass(frozen=True)

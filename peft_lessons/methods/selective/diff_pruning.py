@@ -14,9 +14,8 @@ Source: Guo, Rush and Kim 2020, "Parameter-Efficient Transfer Learning with Diff
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -93,18 +92,6 @@ class DiffPruning(LinearMethod):
 
     def lr_scale(self, name: str) -> float:
         return self.alpha_rate if name.endswith(".log_alpha") else 1.0
-
-    def config(self) -> dict[str, object]:
-        return {
-            "sparsity_penalty": self.sparsity_penalty,
-            "alpha_init": self.alpha_init,
-            "alpha_rate": self.alpha_rate,
-            "target_modules": self.target_modules,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], tensors: Mapping[str, Tensor]) -> "DiffPruning":
-        return cls(config["sparsity_penalty"], config["alpha_init"], config["alpha_rate"], config["target_modules"])
 
 
 def pruned(model: nn.Module, keep: float = 0.005) -> Adapter:

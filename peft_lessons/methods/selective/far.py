@@ -100,9 +100,6 @@ class FAR(Method):
             raise ValueError(f"The nodes of {path} must be numbers from 0 to {d_out - 1}, at least one.")
         return nodes
 
-    def config(self) -> dict[str, object]:
-        return {"share": self.share}
-
     @classmethod
     def from_config(cls, config: dict[str, Any], tensors: Mapping[str, Tensor]) -> "FAR":
         return cls(config["share"], {n.removesuffix(".nodes"): t for n, t in tensors.items() if n.endswith(".nodes")})

@@ -1,11 +1,10 @@
 """Training weights that the model already has: all of them, the head, the top blocks, or attention."""
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from peft_lessons.methods.core import Method
 from peft_lessons.methods.targets import blocks, output_layer
@@ -77,13 +76,6 @@ class TopLayers(Method):
         top = [f"{block.path}." for block in found[-self.k :]]
         return [name for name, _ in model.named_parameters() if name.startswith(tuple(top))]
 
-    def config(self) -> dict[str, object]:
-        return {"k": self.k}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], tensors: Mapping[str, Tensor]) -> "TopLayers":
-        return cls(config["k"])
-
 
 @dataclass(frozen=True)
 class AttentionTuning(Method):
@@ -111,10 +103,3 @@ class AttentionTuning(Method):
         if not layers:
             raise ValueError("This model has no cross-attention; AttentionTuning() trains its self-attention.")
         return [f"{path}.{name}" for path in layers for name, _ in model.get_submodule(path).named_parameters()]
-
-    def config(self) -> dict[str, object]:
-        return {"cross_only": self.cross_only}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], tensors: Mapping[str, Tensor]) -> "AttentionTuning":
-        return cls(config["cross_only"])

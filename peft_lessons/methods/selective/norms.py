@@ -10,11 +10,10 @@ Source: Zhao et al. 2023, "Tuning LayerNorm in Attention: Towards Efficient Mult
 is Hugging Face peft's `LNTuningConfig`.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from peft_lessons.methods.core import Method
 from peft_lessons.methods.targets import Targets, fits, norms
@@ -48,11 +47,3 @@ class NormTuning(Method):
                 raise ValueError(f'No normalisation layer of this model is called "{target}"; it has {names}.')
         chosen = [path for path in found if wanted == ["norms"] or any(fits(target, path) for target in wanted)]
         return [f"{path}.{name}" for path in chosen for name, _ in found[path].named_parameters()]
-
-    def config(self) -> dict[str, object]:
-        return {"target_modules": self.target_modules}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], tensors: Mapping[str, Tensor]) -> "NormTuning":
-        targets = config["target_modules"]
-        return cls(targets if isinstance(targets, str) else tuple(targets))

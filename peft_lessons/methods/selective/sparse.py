@@ -85,9 +85,6 @@ class SparseUpdate(LinearMethod):
         found = find_targets(model, list(self.masks))
         return {path: SparseLinear(layer, _positions(path, layer, self.masks[path])) for path, layer in found.items()}
 
-    def config(self) -> dict[str, object]:
-        return {"keep": self.keep, "target_modules": self.target_modules}
-
     @classmethod
     def from_config(cls, config: dict[str, Any], tensors: Mapping[str, Tensor]) -> "SparseUpdate":
         masks = {name.removesuffix(".index"): t for name, t in tensors.items() if name.endswith(".index")}
