@@ -38,6 +38,18 @@ def test_lessons_are_numbered_and_named() -> None:
             assert re.fullmatch(r"\d\d_[a-z0-9_]+", path.stem), path.name
 
 
+@pytest.mark.parametrize(
+    "path", [*LESSONS, *rules.ROOT.glob("*.md"), *rules.ROOT.glob("data/**/*.md")], ids=lambda path: path.stem
+)
+def test_links_lead_somewhere(path: Path) -> None:
+    written = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        cells = json.loads(written)["cells"]
+        written = "\n".join(rules.text(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    links = re.findall(r"\]\((?!https?:|mailto:|attachment:|#)([^)#\s]+)", written)
+    assert not [link for link in links if not (path.parent / link).exists()]
+
+
 # ---- the rules themselves, each on the smallest notebook that breaks it ----
 
 
