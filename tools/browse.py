@@ -192,12 +192,13 @@ def write_notebook(path: Path, *sources: str) -> None:
 
 
 def control(page: Any, label: str, explorer: int = 0) -> Any:
-    """The input (a slider's handle, a box, a list or a button) of an explorer's control with this label."""
+    """The input (a slider's handle, a box, a list or a button) of the control with this label that shows."""
     inside = shown(page, explorer)
     if label == "Reset":
         return inside.get_by_role("button", name="Reset")
     named = page.locator("label", has_text=re.compile(rf"^\s*{re.escape(label)}\s*$"))
-    return inside.locator(".widget-inline-hbox").filter(has=named).locator("[role=slider], input, select")
+    shows = inside.locator(".widget-inline-hbox").filter(has=named, visible=True)  # methods share names of fields
+    return shows.locator("[role=slider], input, select")
 
 
 def shown(page: Any, explorer: int = 0) -> Any:
