@@ -5,30 +5,12 @@ import json
 import models
 import pytest
 import torch
+from every_method import METHODS
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from peft_lessons import attach, fit, load_adapter, load_base, merge, save_adapter
-from peft_lessons.methods import (
-    FAR,
-    AdapterFusion,
-    AttentionTuning,
-    Compacter,
-    DiffPruning,
-    FullFineTuning,
-    Head,
-    Houlsby,
-    IntrinsicDimension,
-    KronA,
-    LadderSideTuning,
-    LoRA,
-    NormTuning,
-    ParallelAdapter,
-    Pfeiffer,
-    PHMAdapter,
-    SparseUpdate,
-    TopLayers,
-)
+from peft_lessons.methods import AdapterFusion, LoRA
 from peft_lessons.methods.core import attachment, trained_parameters
 from peft_lessons.methods.files import CONFIG, WEIGHTS
 
@@ -36,26 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*config file in tests/random", 
 bases = pytest.mark.parametrize("base", models.ALL.values(), ids=models.ALL.keys())
 TARGETS = ["attention", "all-linear", r".*\.1\..*", ["dense", "c_proj", "v_proj"]]
 CHOICES = ("bad", "so-so", "good")
-ROUND_TRIP = [
-    LoRA(r=3, alpha=5),
-    Head(),
-    FullFineTuning(),
-    AttentionTuning(),
-    DiffPruning(alpha_rate=1),
-    FAR(share=0.2),
-    NormTuning(),
-    SparseUpdate(keep=0.1),
-    TopLayers(k=1),
-    Compacter(reduction=2),
-    IntrinsicDimension(d=5),
-    KronA(scale=1.5, target_modules="all-linear"),
-    PHMAdapter(n=2, reduction=4),
-    LadderSideTuning(reduction=4),
-    Houlsby(bottleneck=3),
-    Pfeiffer(bottleneck=3, drop_layers=1),
-    ParallelAdapter(bottleneck=3, scaling=4.0, learned_scaling=True),
-    AdapterFusion(n_adapters=2, bottleneck=3),
-]
+ROUND_TRIP = [*METHODS, AdapterFusion(n_adapters=2, bottleneck=3)]
 
 
 def tuned(base, method):
