@@ -110,9 +110,4 @@ def _n_total(model: nn.Module, head: int) -> int:
     state = require_attachment(model)
     added = {p for m in state.added.values() for n, p in m.named_parameters() if not n.startswith("base.")}
     base = {p for m in state.replaced.values() for p in m.parameters()}
-    return len_of((set(model.parameters()) - added) | base) - head
-
-
-def len_of(parameters: set[nn.Parameter]) -> int:
-    """How many numbers parameters hold."""
-    return sum(p.numel() for p in parameters)
+    return sum(p.numel() for p in (set(model.parameters()) - added) | base) - head

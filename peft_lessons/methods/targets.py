@@ -193,3 +193,12 @@ def norms(model: nn.Module) -> dict[str, nn.Module]:
     if not found:
         raise ValueError("This model has no normalisation layer with weights to train.")
     return found
+
+
+def norm_parameters(model: nn.Module) -> list[str]:
+    """The names of the weights of all normalisation layers.
+
+    Raises:
+        ValueError: there is none.
+    """
+    return [f"{path}.{name}" for path, norm in norms(model).items() for name, _ in norm.named_parameters()]

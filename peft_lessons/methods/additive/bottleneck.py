@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peft_lessons.methods.core import Method, WrappedLinear
-from peft_lessons.methods.targets import Block, Linear, norms, stacks
+from peft_lessons.methods.targets import Block, Linear, norm_parameters, stacks
 
 Activation = Literal["gelu", "relu"]
 Init = Literal["zero", "normal"]
@@ -138,9 +138,7 @@ class Houlsby(BottleneckMethod):
         return dict(zip(paths, made, strict=True))
 
     def trains(self, model: nn.Module) -> list[str]:
-        if not self.train_norms:
-            return []
-        return [f"{path}.{name}" for path, norm in norms(model).items() for name, _ in norm.named_parameters()]
+        return norm_parameters(model) if self.train_norms else []
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from peft_lessons.methods.core import Method, WrappedLinear
-from peft_lessons.methods.targets import Linear, blocks, norms
+from peft_lessons.methods.targets import Linear, blocks, norm_parameters
 
 
 class PHM(nn.Module):
@@ -154,9 +154,7 @@ class PHMAdapter(Method):
         return found
 
     def trains(self, model: nn.Module) -> list[str]:
-        if not self.train_norms:
-            return []
-        return [f"{path}.{name}" for path, norm in norms(model).items() for name, _ in norm.named_parameters()]
+        return norm_parameters(model) if self.train_norms else []
 
 
 @dataclass(frozen=True)
