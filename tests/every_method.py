@@ -2,6 +2,7 @@
 
 from peft_lessons.methods import (
     FAR,
+    IA3,
     AttentionTuning,
     Compacter,
     DiffPruning,
@@ -36,6 +37,7 @@ METHODS = [
     KronA(scale=1.5, target_modules="all-linear"),
     PHMAdapter(n=2, reduction=4),
     LadderSideTuning(reduction=4),
+    IA3(target_modules=r".*\.(key|value|[kv]_proj|c_attn)"),  # a GPT-2 makes queries, keys and values at once
     Houlsby(bottleneck=3),
     Pfeiffer(bottleneck=3, drop_layers=1),
     ParallelAdapter(bottleneck=3, scaling=4.0, learned_scaling=True),

@@ -3,6 +3,7 @@
 from peft_lessons.methods.additive.bottleneck import Houlsby, Pfeiffer
 from peft_lessons.methods.additive.drop import adapters_dropped
 from peft_lessons.methods.additive.fusion import AdapterFusion
+from peft_lessons.methods.additive.ia3 import IA3
 from peft_lessons.methods.additive.ladder import LadderSideTuning
 from peft_lessons.methods.additive.parallel import ParallelAdapter
 from peft_lessons.methods.core import Adapter, Method
@@ -28,6 +29,7 @@ __all__ = [
     "FullFineTuning",
     "Head",
     "Houlsby",
+    "IA3",
     "IntrinsicDimension",
     "KronA",
     "LadderSideTuning",

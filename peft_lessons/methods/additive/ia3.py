@@ -47,6 +47,10 @@ class IA3Linear(WrappedLinear):
             return None
         return (self.ia3_l.flatten() - 1) * self.base.bias
 
+    def changed(self) -> int:
+        bias = 0 if self.feedforward or self.base.bias is None else self.d_out
+        return self.d_out * self.d_in + bias
+
 
 @dataclass(frozen=True)
 class IA3(Method):
