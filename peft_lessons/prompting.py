@@ -119,6 +119,7 @@ def score_choices(
     prompts: Sequence[str],
     choices: Sequence[str],
     *,
+    length_normalized: bool = False,
     batch_size: int = 64,
     ending: str = "\n",
     progress: bool = False,
@@ -126,12 +127,13 @@ def score_choices(
     """Log-probability of each choice after each prompt, (n_prompts, n_choices), on the CPU.
 
     A choice is scored as a space, its words and `ending`, so that a choice which begins another cannot win by being
-    shorter. The largest in a row is the model's answer ("rank classification").
+    shorter. The largest in a row is the model's answer ("rank classification"). With `length_normalized` each is
+    divided by the choice's number of tokens, so that long choices are not ranked down for their length.
 
     Raises:
         ValueError: fewer than two choices, or a prompt and its choice are longer than the model's context.
 
-    Source: Brown et al. 2020, section 2.4, without length normalisation.
+    Source: Brown et al. 2020, section 2.4; the same with length normalisation in Liu et al. 2022, section 3.2.
     """
     if len(choices) < 2:
         raise ValueError(f"score_choices compares answers: give at least two choices, not {list(choices)}.")
@@ -153,7 +155,8 @@ def score_choices(
         scores.append(answer_log_probability(model, batch))
     result = torch.empty(len(rows))
     result[torch.tensor(order)] = torch.cat(scores)
-    return result.view(len(prompts), len(choices))
+    result = result.view(len(prompts), len(choices))
+    return result / torch.tensor([len(tail) for tail in tails]) if length_normalized else result
 
 
 def answer_log_probability(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:

@@ -64,12 +64,21 @@ class Task:
         """
         if self.choices is None:
             raise ValueError(f'"{self.name}" is a generation task; an encoder can only classify. Use a decoder.')
-        unknown = sorted(set(rows["answer"]) - set(self.choices))
-        if unknown:
-            raise ValueError(f'"{unknown[0]}" is not among the answers of "{self.name}": {", ".join(self.choices)}.')
+        labels = self.choice_numbers(rows["answer"])
         batch = tokenizer(rows["text"], padding=True, truncation=True, return_tensors="pt")
-        labels = torch.tensor([self.choices.index(answer) for answer in rows["answer"]])
         return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "labels": labels}
+
+    def choice_numbers(self, answers: Sequence[str]) -> Tensor:
+        """The place of each answer among the choices, (batch,).
+
+        Raises:
+            ValueError: an answer is not among them.
+        """
+        choices = self.choices or ()
+        unknown = sorted(set(answers) - set(choices))
+        if unknown:
+            raise ValueError(f'"{unknown[0]}" is not among the answers of "{self.name}": {", ".join(choices)}.')
+        return torch.tensor([choices.index(answer) for answer in answers])
 
     def encode_for_decoder(self, rows: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase) -> dict[str, Tensor]:
         """Rows -> `input_ids`, `attention_mask` and `labels`, (batch, length) each, padded on the left.

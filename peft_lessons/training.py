@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from peft_lessons.bases import Base, TextClassifier, is_decoder
 from peft_lessons.methods.core import penalty, require_attachment, trained_parameters
 from peft_lessons.prompting import answer_logits, score_choices
 from peft_lessons.tasks import IGNORED, Task, pad_left, token_ids
+
+Loss: TypeAlias = Callable[[Base, Task, dict[str, list[str]]], Tensor]
 
 
 @dataclass
@@ -45,6 +48,7 @@ def fit(
     weight_decay: float = 0.0,
     l2_sp: float = 0.0,
     dropout: float | None = None,
+    loss: Loss | None = None,
     seed: int = 0,
     progress: bool = True,
     on_step: Callable[[int], None] | None = None,
@@ -64,6 +68,8 @@ def fit(
         l2_sp: strength of a pull toward the pretrained weights, l2_sp / 2 · Σ (w - w0)² in the loss, for methods that
             train weights of the base.
         dropout: the rate of every dropout layer while training; each layer's own where not given.
+        loss: called as loss(model, task, rows) with a batch of rows of the training split; gives one number to
+            minimise, such as `TFewLoss()`. The cross-entropy of `loss_of` where not given.
         seed: for the new head, the order of the sentences and dropout.
         progress: whether to show a progress bar.
         on_step: called with the number of steps done, after each, in evaluation mode: for curves over training.
@@ -73,9 +79,9 @@ def fit(
 
     Raises:
         RuntimeError: nothing is attached, or the adapter is merged.
-        ValueError: steps or batch_size below 1, a head made for other answers, a task the model cannot do, dropout
-            outside [0, 1) or in a model without dropout layers, a negative weight_decay or l2_sp, or l2_sp where no
-            weight of the base is trained.
+        ValueError: steps or batch_size below 1, a head made for other answers, a task that the model or the loss
+            cannot do, dropout outside [0, 1) or in a model without dropout layers, a negative weight_decay or l2_sp,
+            or l2_sp where no weight of the base is trained.
 
     Source: AdamW, Loshchilov and Hutter 2019; linear decay as in Devlin et al. 2018; L2-SP, Li et al. 2018, equation 2.
     """
@@ -108,16 +114,16 @@ def fit(
         try:
             for step in tqdm(range(steps), disable=not progress, desc=type(state.method).__name__):
                 model.train()
-                loss = loss_of(model, task, task.train[next(batches)])
+                main = (loss or loss_of)(model, task, task.train[next(batches)])
                 extra = penalty(model)
-                total = loss if extra is None else loss + extra
+                total = main if extra is None else main + extra
                 for weight, start in starts:
                     total = total + l2_sp / 2 * (weight - start).square().sum()
                 total.backward()
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad()
-                history.losses.append(loss.item())
+                history.losses.append(main.item())
                 model.eval()
                 if on_step is not None:
                     on_step(step + 1)
@@ -140,30 +146,51 @@ def loss_of(model: Base, task: Task, rows: dict[str, list[str]]) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED)
 
 
-def evaluate(model: Base, task: Task, split: str = "test", *, batch_size: int = 64, progress: bool = False) -> float:
+def evaluate(
+    model: Base,
+    task: Task,
+    split: str = "test",
+    *,
+    length_normalized: bool = False,
+    batch_size: int = 64,
+    progress: bool = False,
+) -> float:
     """Share of right answers, between 0 and 1.
 
     An encoder answers with its classification head; a decoder with the most probable of the task's choices or, where
-    the task has none, with what it writes, and that must equal the whole answer.
+    the task has none, with what it writes, and that must equal the whole answer. With `length_normalized` the most
+    probable choice is that with the highest log-probability a token, as in T-Few.
 
     Raises:
         RuntimeError: an encoder that has no classification head yet (see `zero_shot`).
-        ValueError: no such split, or a head made for other answers.
+        ValueError: no such split, a head made for other answers, or `length_normalized` where no choices are scored.
     """
     rows = task.split(split)
-    answers = predict(model, task, rows["text"], batch_size=batch_size, progress=progress)
+    answers = predict(
+        model, task, rows["text"], length_normalized=length_normalized, batch_size=batch_size, progress=progress
+    )
     return sum(a == b for a, b in zip(answers, rows["answer"], strict=True)) / len(answers)
 
 
 @torch.no_grad()
-def predict(model: Base, task: Task, texts: list[str], *, batch_size: int = 64, progress: bool = False) -> list[str]:
+def predict(
+    model: Base,
+    task: Task,
+    texts: list[str],
+    *,
+    length_normalized: bool = False,
+    batch_size: int = 64,
+    progress: bool = False,
+) -> list[str]:
     """The model's answer to each text; see `evaluate`.
 
     Raises:
         RuntimeError: an encoder that has no classification head yet.
-        ValueError: a head made for other answers.
+        ValueError: a head made for other answers, or `length_normalized` where no choices are scored.
     """
     texts = list(texts)
+    if length_normalized and (task.choices is None or not is_decoder(model)):
+        raise ValueError("length_normalized is for choices that a decoder scores; leave it out here.")
     if not is_decoder(model):
         if model.choices is None:
             raise RuntimeError("This encoder has no classification head yet: attach a method and fit it first.")
@@ -172,7 +199,15 @@ def predict(model: Base, task: Task, texts: list[str], *, batch_size: int = 64, 
         return _classify(model, texts, model.choices, batch_size, progress)
     if task.choices is not None:
         prompts = [task.prompt(text) for text in texts]
-        scores = score_choices(model, model.tokenizer, prompts, task.choices, batch_size=batch_size, progress=progress)
+        scores = score_choices(
+            model,
+            model.tokenizer,
+            prompts,
+            task.choices,
+            length_normalized=length_normalized,
+            batch_size=batch_size,
+            progress=progress,
+        )
         return [task.choices[i] for i in scores.argmax(-1).tolist()]
     return _write(model, task, texts, batch_size, progress)
 
