@@ -16,7 +16,8 @@ import torch
 
 from peft_lessons import load_base
 from peft_lessons.accounting.spectrum import lora_parameters, spectrum
-from peft_lessons.explorers import picture, remember, svg
+from peft_lessons import remember
+from peft_lessons.explorers import picture, svg
 from peft_lessons.explorers.base import Explorer, labelled
 from peft_lessons.explorers.rank import RankExplorer, explore_rank
 
@@ -195,7 +196,7 @@ def test_nothing_is_stored_under_voila(home: Path, monkeypatch: pytest.MonkeyPat
 
 def test_the_users_own_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PEFT_LESSONS_HOME")
-    file = remember._file("rank")
+    file = remember._file("explorers", "rank")
     assert file and file.parts[-3:] == ("peft_lessons", "explorers", "rank.json")
 
 

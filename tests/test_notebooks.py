@@ -210,7 +210,7 @@ def test_make_notebooks_takes_out_what_belongs_to_one_run() -> None:
 
 MODULES = ["", ".methods", ".checks", ".prompting", ".figures"]
 MODULES += [f".accounting.{path.stem}" for path in sorted((rules.ROOT / "peft_lessons/accounting").glob("[a-z]*.py"))]
-MODULES += [f".explorers.{name}" for name in ("base", "picture", "rank", "remember", "svg")]
+MODULES += [f".explorers.{name}" for name in ("base", "picture", "rank", "svg")]
 MODULES += [f".explorers.{name}" for name in ("memory", "memory_controls", "memory_parts")]
 
 

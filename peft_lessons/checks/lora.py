@@ -78,7 +78,7 @@ def _check_lora_on(make: MakeLoRA, kind: str, d_in: int, d_out: int, r: int, alp
         B.copy_(B0)
     s, y, xd = alpha / r, module(x), x.detach().double()
     update = xd @ A0.double().T @ B0.double().T
-    checks.append(compare("forward", y, plain.double() + s * update, _wrong_forward(y, plain, update, bias, s, alpha)))
+    checks.append(compare("forward", y, plain.double() + s * update, wrong_forward(y, plain, update, bias, s, alpha)))
     (y * weights_of_loss).sum().backward()
     g = weights_of_loss.double().flatten(0, 1)
     flat = xd.flatten(0, 1)
@@ -135,7 +135,7 @@ def _nonzero(name: str, tensor: Tensor) -> Check:
     return Check(name, bool(tensor.abs().max() > 0), 0.0, tuple(tensor.shape), hint)
 
 
-def _wrong_forward(y: Tensor, plain: Tensor, update: Tensor, bias: Tensor, s: float, alpha: float) -> str:
+def wrong_forward(y: Tensor, plain: Tensor, update: Tensor, bias: Tensor, s: float, alpha: float) -> str:
     """The mistake that explains a wrong forward pass, where it is one that people make."""
     y, plain, bias = y.detach().double(), plain.double(), bias.double()
     mistakes = {

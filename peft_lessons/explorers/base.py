@@ -28,7 +28,7 @@ from typing import Any, ClassVar, TypeVar
 import ipywidgets as widgets
 from matplotlib.figure import Figure
 
-from peft_lessons.explorers import remember
+from peft_lessons import remember
 from peft_lessons.figures import show
 
 Control = TypeVar("Control", bound=widgets.DOMWidget)
@@ -140,7 +140,7 @@ class Explorer(widgets.VBox):
         super().__init__((top, box, self._alert, self._results))
         self.add_class("peft-explorer")
         with TURN:
-            self._restore(remember.load(name))
+            self._restore(remember.load("explorers", name))
             self._held = False
             self.redraw()
 
@@ -265,7 +265,7 @@ class Explorer(widgets.VBox):
     def _settle(self) -> None:
         self.redraw()
         if not self.problem:
-            remember.store(self._name, self.values)
+            remember.store("explorers", self._name, self.values)
 
     def _restore(self, stored: Mapping[str, Any]) -> None:
         """Take over what still fits, value by value: a control takes it, and there is an answer to it."""

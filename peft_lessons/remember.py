@@ -1,4 +1,4 @@
-"""A small file for each named explorer, so that its controls stand as they were left.
+"""Small files in which the course remembers, on this machine alone: an explorer's controls, a learner's progress.
 
 The files lie in the user's own data folder, or where the environment variable PEFT_LESSONS_HOME says. On a page
 served by voila nothing is read or written: there the kernel's user is not the reader.
@@ -17,13 +17,13 @@ from typing import Any
 from platformdirs import user_data_dir
 
 
-def load(name: str | None) -> dict[str, Any]:
-    """What was stored under a name; empty where nothing was, where it cannot be read, or for no name.
+def load(folder: str, name: str | None) -> dict[str, Any]:
+    """What was stored under a name, in a folder such as "explorers"; empty for no name, or where nothing can be read.
 
     Raises:
         ValueError: the name is not made of letters, digits, hyphens and underscores.
     """
-    file = _file(name)
+    file = _file(folder, name)
     if file is None:
         return {}
     try:
@@ -33,13 +33,13 @@ def load(name: str | None) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def store(name: str | None, values: Mapping[str, Any]) -> None:
+def store(folder: str, name: str | None, values: Mapping[str, Any]) -> None:
     """Write the values under a name, whole or not at all; a folder that cannot be written is no error.
 
     Raises:
         ValueError: the name is not made of letters, digits, hyphens and underscores.
     """
-    file = _file(name)
+    file = _file(folder, name)
     if file is None:
         return
     part = None
@@ -54,12 +54,12 @@ def store(name: str | None, values: Mapping[str, Any]) -> None:
             Path(part).unlink(missing_ok=True)
 
 
-def _file(name: str | None) -> Path | None:
+def _file(folder: str, name: str | None) -> Path | None:
     if name is None:
         return None
     if not re.fullmatch(r"[\w-]+", name):
-        raise ValueError(f"An explorer's name is {name!r}; letters, digits, hyphens and underscores are right.")
+        raise ValueError(f"The name to remember under is {name!r}; letters, digits, hyphens and underscores are right.")
     if os.environ.get("SERVER_SOFTWARE", "").startswith("voila"):
         return None
     home = os.environ.get("PEFT_LESSONS_HOME") or user_data_dir("peft_lessons", appauthor=False)
-    return Path(home) / "explorers" / f"{name}.json"
+    return Path(home) / folder / f"{name}.json"
