@@ -6,6 +6,7 @@ from peft_lessons.accounting.parameters import count_parameters
 from peft_lessons.bases import load_base
 from peft_lessons.methods.attaching import attach, detach, merge, switch, unmerge
 from peft_lessons.methods.files import load_adapter, save_adapter
+from peft_lessons.methods.quantizing import dequantize, quantize
 from peft_lessons.tasks import load_task, majority
 from peft_lessons.training import evaluate, fit, predict, zero_shot
 
@@ -15,6 +16,7 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 __all__ = [
     "attach",
     "count_parameters",
+    "dequantize",
     "detach",
     "evaluate",
     "fit",
@@ -24,6 +26,7 @@ __all__ = [
     "majority",
     "merge",
     "predict",
+    "quantize",
     "save_adapter",
     "switch",
     "unmerge",

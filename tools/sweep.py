@@ -24,7 +24,18 @@ import transformers
 from studies.arm import Arm
 from tqdm import tqdm
 
-from peft_lessons import attach, count_parameters, detach, evaluate, fit, load_base, load_task, majority, zero_shot
+from peft_lessons import (
+    attach,
+    count_parameters,
+    detach,
+    evaluate,
+    fit,
+    load_base,
+    load_task,
+    majority,
+    quantize,
+    zero_shot,
+)
 from peft_lessons.bases import DATA
 from peft_lessons.measured import Measured, load_measured
 
@@ -46,15 +57,18 @@ class Sweep:
         key = {"label": arm.label, "base": arm.base, "task": arm.task, "lr": lr, "seed": seed, "split": split}
         if any(all(run[field] == value for field, value in key.items()) for run in self.runs):
             return
-        if (arm.base, arm.random_init) not in self.bases:
-            self.bases[arm.base, arm.random_init] = load_base(arm.base, random_init=arm.random_init)[0]
-        model, task = self.bases[arm.base, arm.random_init], load_task(arm.task)
+        which = (arm.base, arm.random_init, arm.quantize)
+        if which not in self.bases:
+            base = load_base(arm.base, random_init=arm.random_init)[0]
+            self.bases[which] = base if arm.quantize is None else quantize(base, arm.quantize)
+        model, task = self.bases[which], load_task(arm.task)
         method = arm.prepare(model, task, lr, seed) if arm.prepare else arm.method
         attach(model, method, seed=seed)
         history = fit(model, task, arm.steps, lr=lr, seed=seed, progress=False)
         accuracy = evaluate(model, task, split)
         count = count_parameters(model)
         details = {"method": repr(arm.method), "steps": arm.steps, "accuracy": accuracy}
+        details |= arm.after(model, task) if arm.after and split == "test" else {}
         details |= {"trainable": count.trainable, "changed": count.changed, "stored_bytes": detach(model).n_bytes()}
         self.runs.append(key | details | {"seconds": round(history.seconds, 1)})
         self.save()

@@ -3,12 +3,14 @@
 Source: Lialin, Deshpande and Rumshisky 2023, "Scaling Down to Scale Up", section 12, which asks for all three.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from peft_lessons.methods.core import require_attachment, trained_parameters
+from peft_lessons.methods.targets import is_quantized, sizes
 
 
 @dataclass(frozen=True)
@@ -110,4 +112,6 @@ def _n_total(model: nn.Module, head: int) -> int:
     state = require_attachment(model)
     added = {p for m in state.added.values() for n, p in m.named_parameters() if not n.startswith("base.")}
     base = {p for m in state.replaced.values() for p in m.parameters()}
-    return sum(p.numel() for p in (set(model.parameters()) - added) | base) - head
+    packed = {layer: layer.weight for layer in model.modules() if is_quantized(layer)}
+    plain = ((set(model.parameters()) - added) | base) - set(packed.values())
+    return sum(p.numel() for p in plain) + sum(math.prod(sizes(layer)) for layer in packed) - head

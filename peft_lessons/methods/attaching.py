@@ -26,6 +26,7 @@ from peft_lessons.methods.core import (
     require_attachment,
     set_submodule,
 )
+from peft_lessons.methods.targets import is_quantized
 
 
 def attach(model: nn.Module, method: Method | Adapter, *, name: str = "default", seed: int = 0) -> nn.Module:
@@ -216,7 +217,8 @@ def merge(model: nn.Module) -> nn.Module:
     The wrapped layers are plain layers again; a classification head stays. `unmerge` undoes it exactly.
 
     Raises:
-        RuntimeError: nothing is attached, it is merged already, or the method cannot be merged.
+        RuntimeError: nothing is attached, it is merged already, the method cannot be merged, or the base is in four
+            bits.
     """
     state = require_attachment(model)
     name = type(state.method).__name__
@@ -224,6 +226,11 @@ def merge(model: nn.Module) -> nn.Module:
         raise RuntimeError(f"{name} is merged already: merging twice would add the update twice.")
     if not state.method.mergeable:
         raise RuntimeError(f"{name} cannot be merged: {state.method.why_not_merged}.")
+    if any(is_quantized(module.base) for module in state.wrapped().values()):
+        raise RuntimeError(
+            "The base is in four bits, to which an update cannot be added exactly: dequantize(model) first and merge "
+            "into the rounded weights, or load the 16-bit base, attach the adapter there and merge."
+        )
     for path, module in state.wrapped().items():
         shared = [n for n, p in model.named_parameters(remove_duplicate=False) if p is module.base.weight]
         if len(shared) > 1:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from peft_lessons.methods.targets import Linear, Targets, find_targets
+from peft_lessons.methods.targets import Linear, Targets, find_targets, sizes
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Method:
     mergeable: ClassVar[bool] = False
     why_not_merged: ClassVar[str] = "it has no update of its own beside the weights it trains"
     file_suffixes: ClassVar[dict[str, str]] = {}  # parameter name here -> its name in peft's files
+    file_prefix: ClassVar[str] = "base_model.model."  # in front of the names of a module's tensors in peft's files
 
     def __init_subclass__(cls) -> None:
         if "peft_type" in vars(cls):
@@ -51,6 +52,18 @@ class Method:
     def file_targets(self, added: Mapping[str, nn.Module]) -> dict[str, list[str]]:
         """Field of `adapter_config.json` that names layers -> the paths of those that it means."""
         return {"target_modules": list(added)}
+
+    def file_fields(self, added: Mapping[str, nn.Module]) -> dict[str, object]:
+        """Fields of `adapter_config.json` that depend on the model."""
+        return {}
+
+    def to_file(self, tensors: Mapping[str, Tensor], added: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+        """What a file keeps of the adapter's tensors, by name; a name without a dot has no prefix in the file."""
+        return dict(tensors)
+
+    def from_file(self, tensors: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+        """The adapter's tensors by name, from what `to_file` or peft kept of them."""
+        return dict(tensors)
 
     @classmethod
     def from_config(cls, config: dict[str, Any], tensors: Mapping[str, Tensor]) -> "Method":
@@ -85,7 +98,8 @@ class WrappedLinear(nn.Module):
     """A frozen linear layer, `base`, and what a method adds to it.
 
     Subclasses define `forward` and, where the method can be merged, `delta`. Works on `nn.Linear`, whose weight is
-    (d_out, d_in), and on transformers' `Conv1D`, whose weight is (d_in, d_out).
+    (d_out, d_in), on transformers' `Conv1D`, whose weight is (d_in, d_out), and on a layer in four bits, whose
+    weight is bytes: `matrix(self.base)` is (d_out, d_in) for each of them.
     """
 
     base: Linear
@@ -95,9 +109,13 @@ class WrappedLinear(nn.Module):
     def __init__(self, base: Linear):
         super().__init__()
         self.base = base.requires_grad_(False)
-        self.transposed = isinstance(base, Conv1D)
-        self.d_out, self.d_in = base.weight.shape[::-1] if self.transposed else base.weight.shape
+        self.d_out, self.d_in = sizes(base)
         self._unmerged: tuple[Tensor, Tensor | None] | None = None
+
+    @property
+    def transposed(self) -> bool:
+        """Whether the base layer's weight is stored as (d_in, d_out)."""
+        return isinstance(self.base, Conv1D)
 
     @property
     def weight(self) -> Tensor:

@@ -10,18 +10,69 @@ Source: the meaning of `target_modules` is Hugging Face peft's; the seams are th
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, TypeGuard
+from typing import Any, TypeAlias, TypeGuard
 
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 Targets: TypeAlias = "str | Sequence[str]"
-Linear: TypeAlias = "nn.Linear | Conv1D"
+
+
+class PackedLinear(nn.Module):
+    """A frozen linear layer whose `weight` is stored in a form of its own, such as four bits."""
+
+    in_features: int
+    out_features: int
+    weight: Tensor
+    bias: Any  # a parameter or None
+
+    def dequantize(self) -> Tensor:
+        """The matrix that is meant, (d_out, d_in)."""
+        raise NotImplementedError
+
+
+Linear: TypeAlias = "nn.Linear | Conv1D | PackedLinear"
 
 
 def is_linear(module: nn.Module) -> TypeGuard[Linear]:
-    """Whether a method can wrap it: `nn.Linear` or transformers' `Conv1D` (GPT-2's linear layer)."""
-    return isinstance(module, nn.Linear | Conv1D)
+    """Whether a method can wrap it: `nn.Linear`, transformers' `Conv1D` (GPT-2's linear layer), or one in four bits."""
+    return isinstance(module, nn.Linear | Conv1D | PackedLinear)
+
+
+def is_quantized(module: nn.Module) -> bool:
+    """Whether it is a linear layer in four bits, ours or bitsandbytes'."""
+    return isinstance(module, PackedLinear) or (isinstance(module, nn.Linear) and hasattr(module.weight, "quant_state"))
+
+
+def sizes(layer: Linear) -> tuple[int, int]:
+    """(d_out, d_in)."""
+    return (layer.nf, layer.nx) if isinstance(layer, Conv1D) else (layer.out_features, layer.in_features)
+
+
+def matrix(layer: Any) -> Tensor:
+    """What a linear layer multiplies by, (d_out, d_in); made anew where it is stored in four bits."""
+    if isinstance(layer, PackedLinear):
+        return layer.dequantize()
+    if is_quantized(layer):
+        from bitsandbytes.functional import dequantize_4bit  # not where it is not needed: it is slow to import
+
+        return dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    return layer.weight.T if isinstance(layer, Conv1D) else layer.weight
+
+
+def refuse_quantized(model: nn.Module, paths: Sequence[str] = ("",)) -> None:
+    """Refuse to train weights, anywhere under these paths, that are in four bits.
+
+    Raises:
+        ValueError: some are.
+    """
+    for path in paths:
+        for name, module in model.get_submodule(path).named_modules(prefix=path):
+            if is_quantized(module):
+                raise ValueError(
+                    f"{name} is in four bits, which cannot be trained: take a method that leaves it frozen, such as "
+                    "LoRA, or dequantize(model) first."
+                )
 
 
 def linear_layers(model: nn.Module) -> dict[str, Linear]:

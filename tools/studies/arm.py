@@ -17,7 +17,9 @@ class Arm:
     """One method on one task: what is tuned and then tested.
 
     `prepare`, for methods that look at the data before they are attached, is called as prepare(model, task, lr, seed)
-    with the plain base and gives what is attached; `method` then is only what it is known by.
+    with the plain base and gives what is attached; `method` then is only what it is known by. `quantize` is the code
+    that the base is rounded to before; `after`, called as after(model, task) with the trained model when it has been
+    tested, gives more fields of the run and leaves the model as it was.
     """
 
     label: str
@@ -29,3 +31,5 @@ class Arm:
     random_init: bool = False
     fixed_rate_of: str | None = None  # take another arm's learning rate instead of tuning
     prepare: Callable[[nn.Module, Task, float, int], Method | Adapter] | None = None
+    quantize: str | None = None
+    after: Callable[[nn.Module, Task], dict[str, float]] | None = None

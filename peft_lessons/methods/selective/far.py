@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from peft_lessons.methods.core import Method, WrappedLinear
 from peft_lessons.methods.selective.sparse import check_share
-from peft_lessons.methods.targets import Linear, blocks, find_targets
+from peft_lessons.methods.targets import Linear, blocks, find_targets, matrix
 
 
 class FARLinear(WrappedLinear):
@@ -34,8 +34,7 @@ class FARLinear(WrappedLinear):
         super().__init__(base)
         nodes = nodes.to(base.weight.device, torch.int64)
         self.register_buffer("nodes", nodes)  # (k,)
-        W = base.weight.T if self.transposed else base.weight
-        self.learner = nn.Parameter(W.detach()[nodes].float())  # (k, d_in)
+        self.learner = nn.Parameter(matrix(base).detach()[nodes].float())  # (k, d_in)
         self.learner_bias = None if base.bias is None else nn.Parameter(base.bias.detach()[nodes].float())  # (k,)
 
     def forward(self, x: Tensor) -> Tensor:  # (..., d_in) -> (..., d_out)
@@ -43,8 +42,7 @@ class FARLinear(WrappedLinear):
         return self.base(x).index_copy(-1, self.nodes, learned.to(x.dtype))
 
     def delta(self) -> Tensor:  # (d_out, d_in)
-        W = self.base.weight.T if self.transposed else self.base.weight
-        rows = self.learner - W[self.nodes]
+        rows = self.learner - matrix(self.base)[self.nodes]
         return rows.new_zeros(self.d_out, self.d_in).index_copy(0, self.nodes, rows)
 
     def delta_bias(self) -> Tensor | None:  # (d_out,)

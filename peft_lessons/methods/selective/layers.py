@@ -7,12 +7,15 @@ from typing import ClassVar
 from torch import nn
 
 from peft_lessons.methods.core import Method
-from peft_lessons.methods.targets import blocks, output_layer
+from peft_lessons.methods.targets import blocks, output_layer, refuse_quantized
 
 
 @dataclass(frozen=True)
 class FullFineTuning(Method):
     """Every weight is trained; the yardstick. `detach` gives the base back from a copy kept in CPU memory.
+
+    Raises:
+        ValueError: weights are in four bits (when attached).
 
     Source: the common practice since Devlin et al. 2018, "BERT".
     """
@@ -21,6 +24,7 @@ class FullFineTuning(Method):
     lr: ClassVar[float] = 1e-4
 
     def trains(self, model: nn.Module) -> list[str]:
+        refuse_quantized(model)
         return [name for name, _ in model.named_parameters()]
 
 
@@ -55,7 +59,7 @@ class TopLayers(Method):
         k: how many blocks, at least 1.
 
     Raises:
-        ValueError: k below 1, or (when attached) more than the model has.
+        ValueError: k below 1, or (when attached) more than the model has, or weights in four bits.
 
     Source: Donahue et al. 2014, "DeCAF"; Lee, Tang and Lin 2019, "What Would Elsa Do?", for how many suffice in BERT.
     """
@@ -73,6 +77,7 @@ class TopLayers(Method):
         found = blocks(model)
         if self.k > len(found):
             raise ValueError(f"k is {self.k}; this model has {len(found)} transformer blocks.")
+        refuse_quantized(model, [block.path for block in found[-self.k :]])
         top = [f"{block.path}." for block in found[-self.k :]]
         return [name for name, _ in model.named_parameters() if name.startswith(tuple(top))]
 
@@ -85,7 +90,7 @@ class AttentionTuning(Method):
         cross_only: of an encoder-decoder, train the attention of the decoder to the encoder alone.
 
     Raises:
-        ValueError: `cross_only` for a model without cross-attention (when attached).
+        ValueError: `cross_only` for a model without cross-attention, or weights in four bits (when attached).
 
     Source: Gheini, Ren and May 2021, "Cross-Attention is All You Need"; Touvron et al. 2022, "Three Things Everyone
     Should Know About Vision Transformers", for attention alone.
@@ -102,4 +107,5 @@ class AttentionTuning(Method):
         layers += [path for block in found for path in block.cross_attention]
         if not layers:
             raise ValueError("This model has no cross-attention; AttentionTuning() trains its self-attention.")
+        refuse_quantized(model, layers)
         return [f"{path}.{name}" for path in layers for name, _ in model.get_submodule(path).named_parameters()]

@@ -27,7 +27,7 @@ from peft_lessons.methods.attaching import attach, detach
 from peft_lessons.methods.core import active
 from peft_lessons.methods.selective.layers import FullFineTuning
 from peft_lessons.methods.selective.sparse import check_share, random_entries, top_entries
-from peft_lessons.methods.targets import Linear, Targets, blocks, find_targets
+from peft_lessons.methods.targets import Linear, Targets, blocks, find_targets, matrix, refuse_quantized
 from peft_lessons.tasks import Task
 from peft_lessons.training import fit, loss_of
 
@@ -57,7 +57,7 @@ def magnitude_masks(
         ValueError: keep outside (0, 1], or a target that is not there.
     """
     layers = find_targets(model, target_modules)
-    return top_entries({path: upright(layer, layer.weight.detach().abs()) for path, layer in layers.items()}, keep)
+    return top_entries({path: matrix(layer).detach().abs() for path, layer in layers.items()}, keep)
 
 
 def fisher_masks(
@@ -81,7 +81,7 @@ def fisher_masks(
 
     Raises:
         RuntimeError: a method is switched on.
-        ValueError: keep outside (0, 1], n_samples below 1, or a target that is not there.
+        ValueError: keep outside (0, 1], n_samples below 1, a target that is not there, or in four bits.
     """
     check_share("keep", keep)
     return top_entries(fisher(model, task, n_samples=n_samples, target_modules=target_modules, seed=seed), keep)
@@ -100,6 +100,7 @@ def fisher(
     if n_samples < 1:
         raise ValueError(f"n_samples is {n_samples}; at least one sentence is needed.")
     layers = find_targets(model, target_modules)
+    refuse_quantized(model, list(layers))
     weights: list[Any] = [layer.weight for layer in layers.values()]
     total = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
     order = torch.randperm(len(task.train), generator=torch.Generator().manual_seed(seed))[:n_samples].tolist()
@@ -180,9 +181,9 @@ def learner_nodes(
     return found
 
 
-def upright(layer: Linear, matrix: Tensor) -> Tensor:
-    """A matrix like the layer's weight as (d_out, d_in), whichever way round the layer keeps it."""
-    return matrix.T if isinstance(layer, Conv1D) else matrix
+def upright(layer: Linear, scores: Tensor) -> Tensor:
+    """Numbers in the shape of the layer's weight as (d_out, d_in), whichever way round the layer keeps it."""
+    return scores.T if isinstance(layer, Conv1D) else scores
 
 
 def _movement(model: Base, task: Task, names: list[str], steps: int, lr: float | None, seed: int) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ Ansell et al. 2021, "Composable Sparse Fine-Tuning"; at random, the SHiRA-rand o
 Rank Adapters", which Hugging Face peft has.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeAlias
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from peft_lessons.methods.core import LinearMethod, WrappedLinear
-from peft_lessons.methods.targets import Linear, Targets, find_targets
+from peft_lessons.methods.targets import Linear, Targets, find_targets, sizes
 
 Masks: TypeAlias = Mapping[str, Tensor]  # path -> positions (k,) in W row by row, or a truth for each entry of W
 
@@ -103,7 +104,7 @@ def check_share(name: str, share: float) -> None:
 
 def random_entries(layer: Linear, keep: float) -> Tensor:
     """Positions of a random share of a layer's weights, (k,), from torch's current seed; on meta, only their number."""
-    n = layer.weight.shape[0] * layer.weight.shape[1]
+    n = math.prod(sizes(layer))
     k = max(1, round(keep * n))
     if layer.weight.is_meta:
         return torch.empty(k, dtype=torch.int32, device="meta")
