@@ -61,11 +61,13 @@ class Sweep:
         if which not in self.bases:
             base = load_base(arm.base, random_init=arm.random_init)[0]
             self.bases[which] = base if arm.quantize is None else quantize(base, arm.quantize)
-        model, task = self.bases[which], load_task(arm.task)
+        model, task = self.bases[which], arm.load_task(seed)
         method = arm.prepare(model, task, lr, seed) if arm.prepare else arm.method
         attach(model, method, seed=seed)
-        history = fit(model, task, arm.steps, lr=lr, seed=seed, progress=False)
-        accuracy = evaluate(model, task, split)
+        history = fit(
+            model, task, arm.steps, lr=lr, batch_size=arm.batch_size, loss=arm.loss, seed=seed, progress=False
+        )
+        accuracy = evaluate(model, task, split, length_normalized=arm.loss is not None)
         count = count_parameters(model)
         details = {"method": repr(arm.method), "steps": arm.steps, "accuracy": accuracy}
         details |= arm.after(model, task) if arm.after and split == "test" else {}
@@ -111,8 +113,8 @@ class Sweep:
 def baselines(arms: list[Arm]) -> list[dict]:
     """Majority class and zero-shot, which have nothing to tune."""
     rows = []
-    for base, name in dict.fromkeys((arm.base, arm.task) for arm in arms):
-        task, model = load_task(name), load_base(base)[0]
+    for (base, name), arm in {(arm.base, arm.task): arm for arm in arms}.items():
+        task, model = arm.load_task(0), load_base(base)[0]
         found = {"majority class": majority(task), "zero-shot": zero_shot(model, task)}
         rows += [
             {"label": label, "base": base, "task": name, "lr": None, "seed": 0, "split": "test", "accuracy": accuracy}
@@ -152,10 +154,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="torch threads; the result is exact for one")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    arms = importlib.import_module(f"studies.{arguments.study}").arms()
+    study = importlib.import_module(f"studies.{arguments.study}")
+    arms = study.arms()
     sweep, begun = Sweep(arguments.study), time.perf_counter()
     done = {(run["label"], run["task"]) for run in sweep.runs}
     sweep.runs += [row for row in baselines(arms) if (row["label"], row["task"]) not in done]
+    if hasattr(study, "prompting"):
+        sweep.runs += study.prompting(done)
     bar = tqdm(sweep.tune_and_test(arms), total=2 * len(arms))
     for label in bar:
         bar.set_description(label)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from peft_lessons.methods import Adapter, Method
-from peft_lessons.tasks import Task
+from peft_lessons.tasks import Task, load_task
+from peft_lessons.training import Loss
 
 
 @dataclass(frozen=True)
@@ -33,3 +34,10 @@ class Arm:
     prepare: Callable[[nn.Module, Task, float, int], Method | Adapter] | None = None
     quantize: str | None = None
     after: Callable[[nn.Module, Task], dict[str, float]] | None = None
+    load: Callable[[int], Task] | None = None
+    loss: Loss | None = None
+    batch_size: int = 16
+
+    def load_task(self, seed: int) -> Task:
+        """The task that a run of this seed is trained and measured on."""
+        return self.load(seed) if self.load else load_task(self.task)
