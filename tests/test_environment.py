@@ -63,7 +63,7 @@ def test_conda_installs_what_make_installs(root: Path) -> None:
     conda = lines(root / "environment.yml")
     packages = [line.removeprefix("- ") for line in conda[conda.index("dependencies:") + 1 :]]
     assert packages == ["python>=3.11,<3.14", "pip", "pip:", "-r requirements.txt"]  # nothing of its own beside pip
-    assert lines(root / "requirements.txt") == ["-c requirements.lock", "-e .[test]"]
+    assert lines(root / "requirements.txt") == ["-c requirements.lock", "-e .[grading,test]"]
     assert "pip install --disable-pip-version-check $index -r requirements.txt" in (root / "tools/setup.sh").read_text()
 
 
