@@ -120,6 +120,73 @@ def test_the_papers_counts_on_t0(d_model, n_heads, d_ff, expected):
     assert count_parameters(attach(model, IA3())).trainable == expected
 
 
+def t5(**changes):
+    """A small random encoder-decoder with gated feed-forward networks."""
+    torch.manual_seed(1)
+    sizes = {"vocab_size": 50, "d_model": 16, "d_kv": 4, "num_heads": 3, "d_ff": 40, "num_layers": 2}
+    return T5ForConditionalGeneration(T5Config(**sizes, feed_forward_proj="gated-gelu", **changes)).eval()
+
+
+def t5_logits(model):
+    """Logits of an encoder's and a decoder's input."""
+    ids = torch.arange(24).view(2, 12)
+    with torch.no_grad():
+        return model(input_ids=ids, decoder_input_ids=ids[:, :5] + 20).logits
+
+
+def test_an_encoder_decoder_is_rescaled_as_peft_does_cross_attention_included(tmp_path):
+    config = IA3Config(
+        task_type=TaskType.SEQ_2_SEQ_LM,
+        target_modules=["k", "v", "wo"],
+        feedforward_modules=["wo"],
+        init_ia3_weights=False,
+    )
+    theirs = get_peft_model(t5(), config).eval()
+    theirs.save_pretrained(tmp_path)
+    mine = load_adapter(t5(), tmp_path)
+    assert not torch.allclose(t5_logits(mine), t5_logits(t5()), atol=1e-3)
+    assert (t5_logits(theirs) - t5_logits(mine)).abs().max() < 1e-5
+    own = attach(t5(), IA3())
+    with torch.no_grad():
+        for name, vector in trained_parameters(own).items():
+            vector.copy_(mine.get_parameter(name))
+    assert torch.equal(t5_logits(own), t5_logits(mine)), "the same layers, found without their names"
+    apart = t5_logits(mine)
+    assert (t5_logits(merge(mine)) - apart).abs().max() < 1e-5
+
+
+def test_scaling_what_the_gate_lets_through_is_scaling_what_goes_in():
+    """The authors' code rescales the output of `wi_1`; with a gated FFN that is the input of `wo`."""
+    torch.manual_seed(0)
+    scale, attached, theirs = torch.rand(40) + 0.5, attach(t5(), IA3()), t5()
+    path = "encoder.block.0.layer.1.DenseReluDense"
+    with torch.no_grad():
+        attached.get_submodule(f"{path}.wo").ia3_l.copy_(scale[None])
+        theirs.get_submodule(f"{path}.wi_1").weight.mul_(scale[:, None])
+    assert torch.allclose(t5_logits(attached), t5_logits(theirs), atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_feed_forward_layer_rescaled_at_its_output_is_another_method_and_no_error(bias):
+    torch.manual_seed(0)
+    inside, outside = (IA3Linear(nn.Linear(40, 16, bias=bias), feedforward) for feedforward in (True, False))
+    assert inside.ia3_l.shape == (1, 40) and outside.ia3_l.shape == (16, 1)
+    assert inside.changed() == 16 * 40 and outside.changed() == 16 * 40 + 16 * bias
+    mistaken = attach(models.llama(), IA3(target_modules=("k_proj", "v_proj", "down_proj"), feedforward_modules=()))
+    right = attach(models.llama(), IA3())
+    counts = [count_parameters(model).trainable for model in (mistaken, right)]
+    assert counts == [2 * (8 + 8 + 16), 2 * (8 + 8 + 40)]
+
+
+def test_merging_changes_what_is_counted_as_changed():
+    model = tuned(models.bert)
+    count = count_parameters(model).changed
+    before = {name: p.clone() for name, p in plain(models.bert, model).named_parameters()}
+    merge(model)
+    changed = {name: int((p != before[name]).sum()) for name, p in model.named_parameters()}
+    assert sum(n for name, n in changed.items() if not name.startswith("classifier.")) == count
+
+
 def test_three_vectors_a_block_and_five_with_cross_attention():
     attach(model := models.llama(), IA3())
     assert len(trained_parameters(model)) == 3 * model.config.num_hidden_layers
@@ -139,4 +206,6 @@ def test_a_model_that_makes_keys_and_values_in_one_layer_is_refused_by_name():
     assert models.same_bits(model, before)
     with pytest.raises(ValueError, match='No linear layer of this model is called "nope"'):
         attach(model, IA3(target_modules=["nope"]))
+    with pytest.raises(ValueError, match='No linear layer of this model is called "up"'):
+        attach(models.llama(), IA3(feedforward_modules="up"))
     assert len(keys_and_values(models.llama())) == 4

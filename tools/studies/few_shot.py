@@ -35,8 +35,8 @@ def load_few(name: str, k: int, seed: int) -> Task:
 
 
 def arms() -> list[Arm]:
-    ia3, lora, vectors = IA3(), LoRA(r=8, alpha=16, target_modules="all-linear"), (0.03, 0.1, 0.3)
-    matrices = (1e-3, 3e-3, 1e-2)
+    ia3, lora = IA3(), LoRA(r=8, alpha=16, target_modules="all-linear")
+    vectors, matrices = (0.01, 0.03, 0.1, 0.3, 0.9), (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
     kinds: dict[str, tuple[Method, TFewLoss | None, tuple[float, ...]]] = {
         "T-Few": (ia3, TFewLoss(), vectors),
         "(IA)3": (ia3, None, vectors),
@@ -44,8 +44,8 @@ def arms() -> list[Arm]:
         "LoRA, three losses": (lora, TFewLoss(), matrices),
     }
     others = {
-        "head only": (Head(), None, (3e-3, 1e-2, 3e-2)),
-        "full fine-tuning": (FullFineTuning(), None, (3e-4, 1e-3, 3e-3)),
+        "head only": (Head(), None, (3e-3, 1e-2, 3e-2, 0.1)),
+        "full fine-tuning": (FullFineTuning(), None, (1e-4, 3e-4, 1e-3, 3e-3)),
     }
     found = []
     for name in TASKS:
@@ -64,9 +64,8 @@ def prompting(done: Set[tuple[str, str]]) -> list[dict]:
     for name, k in tqdm(wanted, desc="prompting"):
         for seed in range(3):
             task = load_few(name, k, seed)
-            shots = zip(task.train["text"], task.train["answer"], strict=True)
-            demonstrations = list(shots)
-            prompts = [few_shot_prompt(demonstrations, text) for text in task.test["text"]]
+            shots = list(zip(task.train["text"], task.train["answer"], strict=True))
+            prompts = [few_shot_prompt(shots, text) for text in task.test["text"]]
             best = score_choices(model, model.tokenizer, prompts, task.choices).argmax(-1).tolist()
             right = sum(task.choices[i] == answer for i, answer in zip(best, task.test["answer"], strict=True))
             row = {"label": f"prompting, k={k}", "base": "tiny", "task": name, "lr": None, "seed": seed}

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from peft_lessons.methods.core import Method, WrappedLinear
-from peft_lessons.methods.targets import Linear, Targets, blocks, find_targets
+from peft_lessons.methods.targets import Linear, Targets, blocks, find_targets, matrix
 
 KEYS_VALUES = {"k", "v", "key", "value", "k_proj", "v_proj", "k_lin", "v_lin", "key_proj", "value_proj"}
 
@@ -39,8 +39,7 @@ class IA3Linear(WrappedLinear):
         return (self.base(x).to(scale.dtype) * scale).to(x.dtype)
 
     def delta(self) -> Tensor:  # (d_out, d_in)
-        W = self.base.weight.T if self.transposed else self.base.weight
-        return (self.ia3_l - 1) * W
+        return (self.ia3_l - 1) * matrix(self.base)
 
     def delta_bias(self) -> Tensor | None:  # (d_out,)
         if self.feedforward or self.base.bias is None:
