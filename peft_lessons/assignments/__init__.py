@@ -2,5 +2,6 @@
 
 from peft_lessons.assignments import a3
 from peft_lessons.assignments.core import check, grade
+from peft_lessons.progress import record_guess
 
-__all__ = ["a3", "check", "grade"]
+__all__ = ["a3", "check", "grade", "record_guess"]

@@ -3,14 +3,17 @@
 Source: the models are transformers' own, of two blocks and random weights; nothing is downloaded.
 """
 
+import copy
 import functools
 import hashlib
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from peft_lessons.bases import load_base
 
 Given = TypeVar("Given")
 TOLERANCE = 1e-5
@@ -20,6 +23,7 @@ KINDS: dict[str, dict[str, object]] = {
     "opt": {"ffn_dim": 40, "word_embed_proj_dim": 24},
     "gpt2": {},
     "phi": {},
+    "bert": {"is_decoder": True},
 }
 
 
@@ -54,6 +58,16 @@ def random_model(g: torch.Generator, kind: str) -> PreTrainedModel:
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=g) * 0.2)
     return model
+
+
+def fresh_base(name: str) -> Any:
+    """A copy of the base of this name, on the CPU, that the caller may change; read from disk once."""
+    return copy.deepcopy(_base(name))
+
+
+@functools.cache
+def _base(name: str) -> Any:
+    return load_base(name, device="cpu")[0]
 
 
 def close(found: Tensor, expected: Tensor) -> bool:
