@@ -10,6 +10,7 @@ from peft_lessons.methods import (
     Head,
     Houlsby,
     IntrinsicDimension,
+    IntrinsicPrompt,
     KronA,
     LadderSideTuning,
     LoRA,
@@ -17,10 +18,20 @@ from peft_lessons.methods import (
     ParallelAdapter,
     Pfeiffer,
     PHMAdapter,
+    PrefixTuning,
+    PromptTuning,
+    PTuning,
     SparseUpdate,
     TopLayers,
 )
 
+SOFT_PROMPTS = [  # what they add is read from the beginning: attaching one changes the function
+    PromptTuning(4),
+    PTuning(4, "lstm", hidden=5),
+    PrefixTuning(3),
+    PrefixTuning(3, hidden=5),
+    IntrinsicPrompt(3, 4, hidden=8),
+]
 METHODS = [
     LoRA(r=3, alpha=5),
     LoRA(r=3, alpha=5, target_modules="all-linear", use_rslora=True),
@@ -41,4 +52,5 @@ METHODS = [
     Houlsby(bottleneck=3),
     Pfeiffer(bottleneck=3, drop_layers=1),
     ParallelAdapter(bottleneck=3, scaling=4.0, learned_scaling=True),
+    *SOFT_PROMPTS,
 ]

@@ -5,7 +5,7 @@ import copy
 import models
 import pytest
 import torch
-from every_method import METHODS
+from every_method import METHODS, SOFT_PROMPTS
 from torch import nn
 
 from peft_lessons import attach, count_parameters, detach, fit, merge, unmerge
@@ -33,7 +33,7 @@ def test_attaching_changes_nothing_and_detaching_gives_the_base_back_bit_for_bit
     if base is not models.bert:
         was = models.logits(model)
     attach(model, method)
-    if was is not None:
+    if was is not None and method not in SOFT_PROMPTS:
         assert torch.allclose(models.logits(model), was, atol=1e-6)
     fit(model, models.task(), steps=2, lr=0.05, progress=False)
     if was is not None:

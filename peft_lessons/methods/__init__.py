@@ -4,8 +4,12 @@ from peft_lessons.methods.additive.bottleneck import Houlsby, Pfeiffer
 from peft_lessons.methods.additive.drop import adapters_dropped
 from peft_lessons.methods.additive.fusion import AdapterFusion
 from peft_lessons.methods.additive.ia3 import IA3
+from peft_lessons.methods.additive.intrinsic_prompt import IntrinsicPrompt
 from peft_lessons.methods.additive.ladder import LadderSideTuning
+from peft_lessons.methods.additive.p_tuning import PTuning
 from peft_lessons.methods.additive.parallel import ParallelAdapter
+from peft_lessons.methods.additive.prefix import PrefixTuning
+from peft_lessons.methods.additive.prompts import PromptTuning
 from peft_lessons.methods.core import Adapter, Method
 from peft_lessons.methods.reparameterized.intrinsic import IntrinsicDimension
 from peft_lessons.methods.reparameterized.kronecker import KronA
@@ -31,14 +35,18 @@ __all__ = [
     "Houlsby",
     "IA3",
     "IntrinsicDimension",
+    "IntrinsicPrompt",
     "KronA",
     "LadderSideTuning",
     "LoRA",
     "Method",
     "NormTuning",
     "PHMAdapter",
+    "PTuning",
     "ParallelAdapter",
     "Pfeiffer",
+    "PrefixTuning",
+    "PromptTuning",
     "SparseUpdate",
     "TopLayers",
     "adapters_dropped",

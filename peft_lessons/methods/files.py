@@ -17,7 +17,6 @@ from peft_lessons.methods.attaching import attach
 from peft_lessons.methods.core import Adapter, Method, adapter_tensors, require_attachment
 from peft_lessons.methods.targets import linear_layers
 
-PREFIX = "base_model.model."
 HEAD = "classifier."  # the same name here, in transformers and in the file
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -41,16 +40,17 @@ def save_adapter(model: nn.Module, folder: str | Path) -> Path:
     state = require_attachment(model)
     method = state.method
     tensors = {
-        PREFIX + _file_name(method, name): tensor.detach().cpu().contiguous()
-        for name, tensor in adapter_tensors(model).items()
+        _file_name(method, name): tensor.detach().cpu().contiguous()
+        for name, tensor in method.to_file(adapter_tensors(model), state.added).items()
     }
     classifies = hasattr(model, "set_head")
     config = {
         "peft_type": method.peft_type,
-        "task_type": "SEQ_CLS" if classifies else "CAUSAL_LM",
+        "task_type": "SEQ_CLS" if classifies else "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM",
         "base_model_name_or_path": getattr(model.config, "_name_or_path", None),
         "inference_mode": True,
         **method.config(),
+        **method.file_fields(state.added),
     }
     if "target_modules" in config:
         trained = dict.fromkeys(name.rpartition(".")[0] for name in state.originals)
@@ -87,6 +87,7 @@ def load_adapter(model: nn.Module, folder: str | Path, *, choices: Sequence[str]
         RuntimeError: something is attached already.
     """
     adapter, base = read_adapter(folder)
+    adapter.state = adapter.method.from_file(adapter.state, model)
     if choices is not None:
         adapter.choices = tuple(choices)
     mine = getattr(model.config, "_name_or_path", None)
@@ -100,7 +101,7 @@ def load_adapter(model: nn.Module, folder: str | Path, *, choices: Sequence[str]
 
 
 def read_adapter(folder: str | Path) -> tuple[Adapter, str | None]:
-    """The adapter in a folder, and the name of the base it was trained on; see `load_adapter`.
+    """The adapter in a folder, its tensors as the file has them, and the name of its base; see `load_adapter`.
 
     Raises:
         FileNotFoundError: one of the two files is missing.
@@ -152,14 +153,15 @@ def _choices(state: dict[str, Tensor], metadata: dict[str, str]) -> tuple[str, .
 
 
 def _file_name(method: Method, parameter: str) -> str:
+    prefix = method.file_prefix if "." in parameter else ""
     for ours, theirs in method.file_suffixes.items():
         if parameter.endswith(f".{ours}") and not parameter.startswith(HEAD):
-            return parameter.removesuffix(ours) + theirs
-    return parameter
+            return prefix + parameter.removesuffix(ours) + theirs
+    return prefix + parameter
 
 
 def _parameter_name(method: type[Method], key: str) -> str:
-    name = key.removeprefix(PREFIX)
+    name = key.removeprefix(method.file_prefix)
     for ours, theirs in method.file_suffixes.items():
         if name.endswith(f".{theirs}") and not name.startswith(HEAD):
             return name.removesuffix(theirs) + ours

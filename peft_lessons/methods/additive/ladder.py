@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from peft_lessons.methods.additive.side_block import SideBlock, weight
+from peft_lessons.methods.additive.wrapped import ExtendedModule
 from peft_lessons.methods.core import Method
 from peft_lessons.methods.targets import blocks
 
@@ -50,30 +51,13 @@ class Rail:
         return Rail()
 
 
-class WrappedBlock(nn.Module):
+class WrappedBlock(ExtendedModule):
     """A frozen transformer block, `base`, in whose place another module stands; what that lacks is the block's."""
-
-    def __init__(self, base: nn.Module):
-        super().__init__()
-        self.base = base.requires_grad_(False)
-
-    def rank(self) -> None:
-        """None: no matrix of the base changes."""
-
-    def changed(self) -> int:
-        """The numbers added; none of the base's changes."""
-        return sum(p.numel() for n, p in self.named_parameters() if not n.startswith("base."))
 
     def by_name(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """What the block is given besides its first argument: mask, cache and the like."""
         names = list(inspect.signature(self.base.forward).parameters)[1:]
         return dict(zip(names, args, strict=False)) | kwargs
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:  # models ask their blocks for `attention_type` and the like
-            return getattr(super().__getattr__("base"), name)
 
 
 class LadderBlock(WrappedBlock):

@@ -1,0 +1,249 @@
+"""Prefix tuning: p learned keys and values in front of those of the text, in every layer.
+
+    attention(q, [P_k; K], [P_v; V])        P_k, P_v: (p, n_kv · d_head), a pair for each layer
+
+A prefix is a cache of keys and values that no text has filled: here it is delivered as one, before the text comes.
+It reaches every layer directly, where a soft prompt reaches the first and the others through it. Trains 2 L p d_kv
+numbers; d_kv = n_kv · d_head counts the heads that keys have, fewer than the queries' where several of these share one.
+With `hidden` an MLP makes the prefix, W_2 tanh(W_1 E' + b_1) + b_2, and is dropped when it is saved. It can also begin
+as the cache that a real text leaves behind.
+
+In an encoder-decoder the prefix stands in the decoder's self-attention alone, as in peft; the paper has one in the
+encoder and one in cross-attention too. There peft gives decoder layer i the pair 2i modulo L of its file: with an
+even number of layers two share a pair, and half of the file is read by nobody. Such files are read here as peft reads
+them. A prefix with a pair of its own for each layer cannot be written so, and is saved under this course's own name.
+
+Source: Li and Liang 2021, "Prefix-Tuning: Optimizing Continuous Prompts for Generation", sections 4.2 and 4.3; the
+order of the numbers, K then V layer by layer, is that of Hugging Face peft's `PrefixEncoder`, as is the start from a
+text (`initialize_kv_prefix_from_text`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, EncoderDecoderCache
+
+from peft_lessons.methods.additive.prompts import token_ids
+from peft_lessons.methods.additive.small import Dense
+from peft_lessons.methods.additive.soft_prompt import (
+    IN_FILES,
+    Numbers,
+    SoftPrompt,
+    body_of,
+    check_length,
+    check_room,
+    lengthened,
+    n_cached,
+    takes,
+)  # fmt: skip
+from peft_lessons.methods.additive.wrapped import ExtendedModule
+from peft_lessons.methods.targets import Block, sizes
+
+INITS = ("random", "zero", "text")
+KEYS = {"k", "key", "k_proj", "k_lin", "key_proj"}
+
+
+class MLPPrefix(nn.Module):
+    """An MLP that makes the prefix, (p, width) from (p, d_kv)."""
+
+    def __init__(self, n_tokens: int, d: int, hidden: int, width: int, zero: bool, device: torch.device):
+        super().__init__()
+        self.embedding = nn.Parameter(torch.randn(n_tokens, d, device="cpu").to(device))  # E'
+        self.first, self.last = Dense(hidden, d, device), Dense(width, hidden, device)
+        if zero:
+            nn.init.zeros_(self.last.weight)
+            nn.init.zeros_(self.last.bias)
+
+    def forward(self) -> Tensor:
+        """The prefix, (p, width)."""
+        return self.last(torch.tanh(self.first(self.embedding)))
+
+
+class PrefixedBody(ExtendedModule):
+    """The body of a model, which finds p keys and values in every layer's cache before it reads a text."""
+
+    def __init__(self, base: nn.Module, prompt: nn.Module, n_tokens: int, n_layers: int, heads: tuple[int, int]):
+        super().__init__(base)
+        self.prompt, self.n_tokens, self.n_layers, self.heads = prompt, n_tokens, n_layers, heads
+        self.d_out, self.d_in = n_tokens, 2 * n_layers * heads[0] * heads[1]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        given = self.given(args, kwargs)
+        x = given.get("inputs_embeds")
+        if x is None:
+            x = self.base.get_input_embeddings()(given.pop("input_ids"))  # (batch, length, d)
+        given["inputs_embeds"] = x
+        if self.training and any(getattr(m, "gradient_checkpointing", False) for m in self.base.modules()):
+            raise ValueError("A prefix lies in the cache, which gradient checkpointing takes away: use one of the two.")
+        cache = given.get("past_key_values")
+        if not n_cached(given):
+            given["past_key_values"] = self.fill(cache, len(x), x)
+        out = self.base(**given | lengthened(self.base, given, self.n_tokens, x, inside=False))
+        if cache is None and not self.wants_cache(given):
+            out["past_key_values"] = None
+        return out
+
+    def wants_cache(self, given: dict[str, Any]) -> bool:
+        """Whether the caller asked for the cache back."""
+        asked = given.get("use_cache")
+        return bool(getattr(self.base.config, "use_cache", False) if asked is None else asked)
+
+    def fill(self, cache: Any, batch: int, x: Tensor) -> Any:
+        """Put the prefix into an empty cache, or a new one."""
+        if cache is None:
+            cache = DynamicCache(config=self.base.config)
+            if takes(self.base, "encoder_hidden_states") and self.base.config.is_encoder_decoder:
+                cache = EncoderDecoderCache(cache, DynamicCache(config=self.base.config))
+        own = getattr(cache, "self_attention_cache", cache)
+        for i, (keys, values) in enumerate(self.keys_and_values()):
+            own.update(*(t.to(x.dtype).expand(batch, -1, -1, -1) for t in (keys, values)), i)
+        return cache
+
+    def keys_and_values(self) -> list[tuple[Tensor, Tensor]]:
+        """Of each layer, keys and values, (n_kv, p, d_head) each."""
+        parts = self.prompt().view(self.n_tokens, self.n_layers, 2, *self.heads).permute(1, 2, 3, 0, 4)
+        return [(keys, values) for keys, values in parts]
+
+
+@dataclass(frozen=True)
+class PrefixTuning(SoftPrompt):
+    """A prefix of n_tokens keys and values in every layer.
+
+    Args:
+        n_tokens: the prefix's length p (`num_virtual_tokens` in peft).
+        hidden: the width of the MLP that makes it while training (`encoder_hidden_size` in peft); 0 is none.
+        init: how it begins: "random" (normal, as in peft), "zero", or the keys and values of a "text".
+        init_text: the text; it must have at least n_tokens tokens, of which the first are taken.
+
+    Raises:
+        ValueError: n_tokens below 1, an unknown init, a negative width, a text with an MLP; when attached, a text that
+            is too short, a prefix as long as the context, or keys that are not found.
+
+    Source: see the module.
+    """
+
+    peft_type: ClassVar[str] = "PREFIX_TUNING"
+    lr: ClassVar[float] = 3e-2
+    inside_cache: ClassVar[bool] = True
+
+    n_tokens: int = 20
+    hidden: int = 0
+    init: Literal["random", "zero", "text"] = "random"
+    init_text: str = ""
+
+    def __post_init__(self) -> None:
+        check_length(self.n_tokens)
+        if isinstance(self.hidden, bool) or not isinstance(self.hidden, int) or self.hidden < 0:
+            raise ValueError(f"hidden is {self.hidden!r}; it is the MLP's width, or 0 for no MLP.")
+        if self.init not in INITS:
+            raise ValueError(f"init is {self.init!r}; it can be {', '.join(INITS)}.")
+        if self.init == "text" and not self.init_text.strip():
+            raise ValueError('init_text is empty; init="text" needs words to begin from.')
+        if self.init == "text" and self.hidden:
+            raise ValueError("A prefix from a text is its own numbers: no MLP could begin there; take hidden=0.")
+
+    def replacements(self, model: nn.Module) -> Mapping[str, nn.Module]:
+        path, found = body_of(model, decoder=True)
+        base: Any = model.get_submodule(path)
+        check_room(base, self.n_tokens)
+        if not takes(base, "past_key_values"):
+            raise ValueError(f"{type(base).__name__} takes no cache of keys and values, so it can have no prefix.")
+        heads, device = key_value_heads(model, found), base.get_input_embeddings().weight.device
+        width = 2 * len(found) * heads[0] * heads[1]
+        if self.hidden:
+            d = heads[0] * heads[1]
+            prompt: nn.Module = MLPPrefix(self.n_tokens, d, self.hidden, width, self.init == "zero", device)
+        elif self.init == "text":
+            prompt = Numbers(from_text(model, base, self.init_text, self.n_tokens, heads))
+        elif self.init == "zero":
+            prompt = Numbers(torch.zeros(self.n_tokens, width, device=device))
+        else:
+            prompt = Numbers(torch.randn(self.n_tokens, width, device="cpu").to(device))
+        return {path: PrefixedBody(base, prompt, self.n_tokens, len(found), heads)}
+
+    def place(self, model: nn.Module) -> str:
+        return body_of(model, decoder=True)[0]
+
+    def config(self) -> dict[str, object]:
+        return {"num_virtual_tokens": self.n_tokens, "prefix_projection": False}
+
+    def to_file(self, tensors: Mapping[str, Tensor], added: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+        found = super().to_file(tensors, added)
+        ((path, body),) = added.items()
+        if isinstance(body, PrefixedBody) and body.base.config.is_encoder_decoder:
+            pairs, places = found[IN_FILES].unflatten(-1, (body.n_layers, -1)), peft_places(body.n_layers)
+            held = torch.zeros_like(pairs)
+            held[:, places] = pairs
+            if not torch.equal(held[:, places], pairs):
+                return found | {f"{path}.prompt.weight": found.pop(IN_FILES)}
+            found[IN_FILES] = held.flatten(1)
+        return found
+
+    def from_file(self, tensors: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:
+        path, found = body_of(model, decoder=True)
+        if IN_FILES in tensors and model.config.is_encoder_decoder:
+            pairs = tensors[IN_FILES].unflatten(-1, (len(found), -1))
+            tensors = {**tensors, IN_FILES: pairs[:, peft_places(len(found))].flatten(1)}
+        return super().from_file(tensors, model)
+
+    def file_fields(self, added: Mapping[str, nn.Module]) -> dict[str, object]:
+        (body,) = (module for module in added.values() if isinstance(module, PrefixedBody))
+        (n_heads, d_head), seq2seq = body.heads, body.base.config.is_encoder_decoder
+        sizes = {"num_layers": body.n_layers, "num_attention_heads": n_heads, "token_dim": n_heads * d_head}
+        return {**sizes, "num_transformer_submodules": 2 if seq2seq else 1}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], tensors: Mapping[str, Tensor]) -> "PrefixTuning":
+        return cls(config["num_virtual_tokens"])
+
+
+def peft_places(n_layers: int) -> list[int]:
+    """Which pair of a file peft gives to each layer of an encoder-decoder's decoder."""
+    return [2 * i % n_layers for i in range(n_layers)]
+
+
+def key_value_heads(model: Any, found: list[Block]) -> tuple[int, int]:
+    """How many heads keys have, and their width: what one layer's cache is made of.
+
+    Raises:
+        ValueError: a layer's keys cannot be told from its queries, or not all layers' are of one size.
+    """
+    sizes_found = set()
+    for block in found:
+        layers = {path: sizes(model.get_submodule(path)) for path in block.attention}
+        d_q = layers[block.attention_out][1]
+        d_head = getattr(model.config, "head_dim", None) or d_q // model.config.num_attention_heads
+        keys = [d_out for path, (d_out, _) in layers.items() if path.rpartition(".")[2] in KEYS]
+        if not keys and len(layers) == 2:  # one layer makes queries, keys and values
+            keys = [(layers[block.attention[0]][0] - d_q) // 2]
+        if not keys or keys[0] % d_head:
+            raise ValueError(f"{block.path} has no layer whose output is known to be keys, so it can have no prefix.")
+        sizes_found.add((keys[0] // d_head, d_head))
+    if len(sizes_found) > 1:
+        raise ValueError("Not all layers of this model have keys of one size, so no one prefix fits them.")
+    return sizes_found.pop()
+
+
+@torch.no_grad()
+def from_text(model: Any, base: Any, text: str, n_tokens: int, heads: tuple[int, int]) -> Tensor:
+    """The keys and values of a text's first n_tokens tokens, as a prefix, (n_tokens, 2 L d_kv).
+
+    Raises:
+        ValueError: the text has fewer tokens, or the model has no tokenizer.
+    """
+    ids = token_ids(model, text)
+    if getattr(model.tokenizer, "bos_token_id", None) is not None:
+        ids = [model.tokenizer.bos_token_id, *ids]
+    if len(ids) < n_tokens:
+        raise ValueError(
+            f"init_text has {len(ids)} tokens, and the prefix {n_tokens}: make it longer, or the prefix shorter."
+        )
+    ids = torch.tensor([ids[:n_tokens]], device=base.get_input_embeddings().weight.device)
+    cache = DynamicCache(config=base.config)
+    seq2seq = base.config.is_encoder_decoder
+    base(input_ids=ids, past_key_values=EncoderDecoderCache(cache, DynamicCache()) if seq2seq else cache)
+    parts = [t[0] for layer in cache.layers for t in (layer.keys, layer.values)]  # (n_kv, p, d_head) each
+    return torch.stack(parts).permute(2, 0, 1, 3).reshape(n_tokens, -1).float()

@@ -1,0 +1,221 @@
+"""Where a soft prompt enters a model, whatever made it: the numbers themselves, a network, or a few coordinates.
+
+The body of a model is the part that embeds tokens and runs the blocks. In its place stands a wrapper that puts p
+learned vectors in front of the embedded text, lengthens the mask by p ones, moves the text's positions on by p, and
+cuts the first p positions off what comes out. What is around the body never sees them: there are as many logits as the
+text has tokens, mean pooling takes the text alone, and generation puts the prompt in once, with the first tokens.
+
+Positions are counted from the mask, so padding on the left, on the right and none give the same answer. In an
+encoder-decoder the prompt stands in front of what the encoder reads, and the decoder attends to it as to the text.
+
+Source: Lester, Al-Rfou and Constant 2021, "The Power of Scale for Parameter-Efficient Prompt Tuning", section 2.
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from peft_lessons.methods.additive.wrapped import ExtendedModule, WrappedModule
+from peft_lessons.methods.core import Method
+from peft_lessons.methods.targets import Block, stacks
+
+IN_FILES = "prompt_embeddings"
+
+
+class Numbers(nn.Module):
+    """A prompt that is its own numbers: `weight`, (p, width)."""
+
+    def __init__(self, values: Tensor):
+        super().__init__()
+        self.weight = nn.Parameter(values.detach().to(torch.float32))
+
+    def forward(self) -> Tensor:
+        """The prompt, (p, width)."""
+        return self.weight
+
+
+class PromptedBody(ExtendedModule):
+    """The body of a model with a soft prompt in front of what it reads; see the module."""
+
+    def __init__(self, base: nn.Module, prompt: nn.Module, n_tokens: int, width: int, seen_outside: bool = False):
+        super().__init__(base)
+        check_room(base, n_tokens)
+        self.prompt, self.n_tokens = prompt, n_tokens
+        self.seen_outside = seen_outside  # a decoder attends to the encoder's prompt
+        self.d_out, self.d_in = n_tokens, width
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        given = self.given(args, kwargs)
+        ids, x = given.pop("input_ids", None), given.pop("inputs_embeds", None)
+        x = self.base.get_input_embeddings()(ids) if x is None else x  # (batch, length, d)
+        begins = not n_cached(given)
+        if begins:
+            prompt = self.prompt().to(x.dtype).expand(len(x), -1, -1)  # (batch, p, d)
+            x = torch.cat([prompt, x], dim=1)
+        given |= lengthened(self.base, given, self.n_tokens, x, inside=begins)
+        out = self.base(inputs_embeds=x, **given)
+        if begins and not self.seen_outside:
+            out["last_hidden_state"] = out.last_hidden_state[:, self.n_tokens :]
+            if out.get("hidden_states") is not None:
+                out["hidden_states"] = tuple(h[:, self.n_tokens :] for h in out.hidden_states)
+        return out
+
+
+class SeesPrompt(WrappedModule):
+    """A decoder that attends to an encoder with a prompt: its mask for the encoder's positions is as much longer."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        given = self.given(args, kwargs)
+        mask, states = given.get("encoder_attention_mask"), given.get("encoder_hidden_states")
+        if mask is not None and states is not None:
+            given["encoder_attention_mask"] = F.pad(mask, (states.shape[1] - mask.shape[1], 0), value=1)
+        return self.base(**given)
+
+
+def lengthened(base: Any, given: dict[str, Any], p: int, x: Tensor, inside: bool) -> dict[str, Any]:
+    """Mask, positions and token types for a text with p positions in front of it.
+
+    Args:
+        base: the body.
+        given: what the body was given for the text alone.
+        p: the prompt's length.
+        x: what the body will read, (batch, length, d).
+        inside: the prompt is in x; else it lies in the cache.
+
+    Raises:
+        ValueError: prompt and text are longer than the context, or the mask is not (batch, length).
+    """
+    n_text = x.shape[1] - (p if inside else 0)
+    limit, seen = context(base), n_cached(given)
+    if limit is not None and (inside or seen == p) and p + n_text > limit:
+        raise ValueError(f"A prompt of {p} tokens and a text of {n_text} are longer than the {limit} this model reads.")
+    found: dict[str, Any] = {"return_dict": True}
+    mask, positions, types = (given.get(name) for name in ("attention_mask", "position_ids", "token_type_ids"))
+    if mask is not None:
+        if mask.dim() != 2:
+            raise ValueError("A soft prompt needs a mask of shape (batch, length), and a cache that grows.")
+        mask = found["attention_mask"] = F.pad(mask, (p, 0), value=1)
+    first = first_position(base)
+    if positions is not None:
+        positions = positions + p
+        if inside:
+            own = torch.arange(first, first + p, device=x.device).expand(len(positions), -1)
+            positions = torch.cat([own, positions], dim=1)
+        found["position_ids"] = positions
+    elif mask is not None and takes(base, "position_ids"):
+        found["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, -x.shape[1] :] + first
+    if types is not None and inside:
+        found["token_type_ids"] = F.pad(types, (p, 0))
+    return found
+
+
+def n_cached(given: dict[str, Any]) -> int:
+    """How many positions lie in the cache that a body is given."""
+    cache = given.get("past_key_values")
+    return 0 if cache is None else int(cache.get_seq_length())
+
+
+def takes(base: nn.Module, name: str) -> bool:
+    """Whether a module's forward has an argument of this name."""
+    return name in inspect.signature(base.forward).parameters
+
+
+def first_position(base: nn.Module) -> int:
+    """The position of a text's first token: 0, but behind the padding's own in RoBERTa and its relatives."""
+    table = getattr(getattr(base, "embeddings", None), "position_embeddings", None)
+    padding = getattr(table, "padding_idx", None)
+    return 0 if padding is None else padding + 1
+
+
+def context(base: Any) -> int | None:
+    """How many tokens a body reads at most; None where its positions are relative."""
+    limit = getattr(base.config, "max_position_embeddings", None)
+    return None if limit is None else limit - first_position(base)
+
+
+def check_room(base: nn.Module, p: int) -> None:
+    """Refuse a prompt that leaves no room for a text.
+
+    Raises:
+        ValueError: it is as long as the context, or longer.
+    """
+    limit = context(base)
+    if limit is not None and p >= limit:
+        raise ValueError(f"A prompt of {p} tokens leaves no room for a text: this model reads at most {limit}.")
+
+
+def body_of(model: nn.Module, decoder: bool = False) -> tuple[str, list[Block]]:
+    """The path of a model's body and its blocks: of an encoder-decoder, the encoder, or the decoder.
+
+    Raises:
+        ValueError: the model has no blocks, or is itself the body.
+    """
+    found = stacks(model)[-1 if decoder else 0]
+    path = found[0].path
+    while path:
+        path = path.rpartition(".")[0]
+        if path and isinstance(model.get_submodule(path), PreTrainedModel):
+            return path, found
+    raise ValueError(
+        f"A soft prompt is put in front of the body inside a model with a head; {type(model).__name__} has no head."
+    )
+
+
+def check_length(n_tokens: object) -> None:
+    """Refuse a length that is none.
+
+    Raises:
+        ValueError: it is not a whole number, or below 1.
+    """
+    if isinstance(n_tokens, bool) or not isinstance(n_tokens, int) or n_tokens < 1:
+        raise ValueError(f"n_tokens is {n_tokens!r}; a prompt's length is a whole number, at least 1.")
+
+
+class SoftPrompt(Method):
+    """A method that learns what stands in front of the text; `prompt_module` says how its numbers are made.
+
+    A file of peft's holds the numbers alone, whatever made them while training.
+    """
+
+    why_not_merged: ClassVar[str] = "what it learns is read with the text, and no weight can hold it"
+    file_prefix: ClassVar[str] = "base_model."
+    inside_cache: ClassVar[bool] = False  # keys and values in every layer, not vectors in front of the text
+
+    n_tokens: int
+
+    def prompt_module(self, model: Any, table: nn.Module) -> nn.Module:
+        """The module whose forward gives the prompt, (n_tokens, d); `table` is the embedding layer."""
+        raise NotImplementedError
+
+    def replacements(self, model: nn.Module) -> Mapping[str, nn.Module]:
+        path, _ = body_of(model)
+        base: Any = model.get_submodule(path)
+        table, decoder = base.get_input_embeddings(), body_of(model, decoder=True)[0]
+        check_room(base, self.n_tokens)
+        prompt, width = self.prompt_module(model, table), table.weight.shape[1]
+        body = PromptedBody(base, prompt, self.n_tokens, width, seen_outside=decoder != path)
+        return {path: body} | ({} if decoder == path else {decoder: SeesPrompt(model.get_submodule(decoder))})
+
+    def place(self, model: nn.Module) -> str:
+        """The path of the module that holds the prompt."""
+        return body_of(model)[0]
+
+    def to_file(self, tensors: Mapping[str, Tensor], added: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+        (prompt,) = (module.prompt for module in added.values() if "prompt" in dict(module.named_children()))
+        own = tuple(f"{path}." for path in added)
+        return {n: t for n, t in tensors.items() if not n.startswith(own)} | {IN_FILES: prompt()}
+
+    def from_file(self, tensors: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+        """The adapter's tensors; of a file for an encoder-decoder the rows beyond n_tokens are used by nobody."""
+        return {
+            f"{self.place(model)}.prompt.weight" if n == IN_FILES else n: t[: self.n_tokens] if n == IN_FILES else t
+            for n, t in tensors.items()
+        }
+
+    def file_fields(self, added: Mapping[str, nn.Module]) -> dict[str, object]:
+        return {"num_transformer_submodules": 1}

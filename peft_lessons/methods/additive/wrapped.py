@@ -1,0 +1,38 @@
+"""A frozen module of a transformer in whose place another stands: the ground of ladders and soft prompts."""
+
+import inspect
+from typing import Any
+
+from torch import nn
+
+
+class WrappedModule(nn.Module):
+    """A frozen module, `base`, and what a method adds to it; what the wrapper lacks is the module's."""
+
+    def __init__(self, base: nn.Module):
+        super().__init__()
+        self.base = base.requires_grad_(False)
+
+    def given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """What the module is given, by name."""
+        return dict(zip(inspect.signature(self.base.forward).parameters, args, strict=False)) | kwargs
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:  # models ask their parts for a type, a device and the like
+            return getattr(super().__getattr__("base"), name)
+
+
+class ExtendedModule(WrappedModule):
+    """A wrapped module with numbers of the method's own: d_out rows of d_in, where that says anything."""
+
+    d_in: int
+    d_out: int
+
+    def rank(self) -> None:
+        """None: no matrix of the base changes."""
+
+    def changed(self) -> int:
+        """The numbers added; none of the base's changes."""
+        return sum(p.numel() for n, p in self.named_parameters() if not n.startswith("base."))
