@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from peft_lessons.methods.attaching import switch
 from peft_lessons.methods.core import active, attached, rack_of, set_submodule
 from peft_lessons.methods.reparameterized.codes import code_table
+from peft_lessons.methods.reparameterized.nf4 import BLOCK
 from peft_lessons.methods.reparameterized.quantized_linear import QuantizedLinear
 from peft_lessons.methods.targets import Linear, is_quantized, linear_layers, matrix, output_layer, sizes
 
@@ -37,7 +38,8 @@ def quantize(
         kind: "nf4", "fp4", "int4", or the coarser "normal7" and "normal4", which are stored in four bits too.
         double: double quantisation: the blocks' scales in eight bits, 4.127 bits a weight in place of 4.5.
         backend: "torch" is this package's own layer, "bitsandbytes" that library's `Linear4bit`. Where not given, the
-            latter on a CUDA GPU, for the codes that it has.
+            latter on a CUDA GPU, for the codes that it has. On a CPU layers whose rows are not whole blocks of 64 are
+            always this package's.
 
     Returns:
         The same model.
@@ -67,8 +69,10 @@ def quantize(
         if not layer.weight.is_meta and not bool(torch.isfinite(layer.weight).all()):
             raise ValueError(f"{name} has a weight that is not finite, so its block would have no scale.")
     for name, layer in chosen.items():
-        theirs = backend or ("bitsandbytes" if layer.weight.is_cuda and kind in THEIRS and _installed() else "torch")
-        new = _bitsandbytes(layer, kind, double) if theirs == "bitsandbytes" else QuantizedLinear(layer, kind, double)
+        theirs = backend == "bitsandbytes" if backend else layer.weight.is_cuda and kind in THEIRS and _installed()
+        if not layer.weight.is_cuda and sizes(layer)[1] % BLOCK:
+            theirs = False  # version 0.50.2 takes wrong scales on a CPU where a row is not a whole number of blocks
+        new = _bitsandbytes(layer, kind, double) if theirs else QuantizedLinear(layer, kind, double)
         vars(new)["plain_type"] = type(layer)
         set_submodule(model, name, new.train(layer.training))
     return model

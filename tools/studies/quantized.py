@@ -23,10 +23,12 @@ KINDS = {"NF4": "nf4", "FP4": "fp4", "int4": "int4", "7 levels": "normal7", "4 l
 
 def arms() -> list[Arm]:
     lora = LoRA(r=8, alpha=16, target_modules="all-linear")
-    common = {"base": "tiny", "task": "records", "steps": 100, "method": lora, "rates": (3e-3, 1e-2, 2e-2)}
-    return [
-        Arm(f"QLoRA, {name}", quantize=kind, after=partial(ladder, kind=kind), **common) for name, kind in KINDS.items()
-    ]
+    common = {"base": "tiny", "task": "records", "steps": 100, "method": lora}
+    found = []
+    for name, kind in KINDS.items():
+        rates = (1e-3, 3e-3, 1e-2, 2e-2) if kind == "normal4" else (3e-3, 1e-2, 2e-2)
+        found.append(Arm(f"QLoRA, {name}", rates=rates, quantize=kind, after=partial(ladder, kind=kind), **common))
+    return found
 
 
 @torch.no_grad()
