@@ -45,9 +45,9 @@ STYLES: dict[str, tuple[str, str]] = {  # name -> colour, marker
     "Compacter": ("#009E73", "P"),
     "Compacter++": ("#009E73", "8"),
     "intrinsic, d=256": ("#000000", "."),
-    "(IA)3": ("#009E73", "D"),
-    "T-Few": ("#000000", "D"),
-    "LoRA, three losses": ("#0072B2", "D"),
+    "(IA)3": ("#009E73", "$3$"),
+    "T-Few": ("#000000", "$T$"),
+    "LoRA, three losses": ("#0072B2", "$L$"),
 }
 CATEGORY_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # of a step's memory, in order
 OTHERS = (("#E69F00", "P"), ("#000000", "*"), ("#56B4E9", "v"), ("#009E73", "^"), ("#CC79A7", "D"))
