@@ -47,6 +47,12 @@ def draw_examples(task: Task, n: int, *, seed: int, split: str = "train") -> Exa
     return rng.sample(drawn, n)
 
 
+def train_on(task: Task, examples: Examples) -> Task:
+    """The same task with these (text, label) pairs alone as its training split."""
+    texts, answers = zip(*examples, strict=True)
+    return replace(task, train=Dataset.from_dict({"text": texts, "answer": answers}))
+
+
 def mislabel(examples: Examples, choices: Sequence[str], share: float, *, seed: int) -> Examples:
     """The same examples in the same order, a share of them, drawn at random, under another of the labels.
 

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 from datasets import Dataset
 
-from peft_lessons.prompting import draw_examples, mislabel, rename_labels
+from peft_lessons.prompting import draw_examples, mislabel, rename_labels, train_on
 from peft_lessons.tasks import Task
 
 CHOICES = ("good", "bad", "so-so")
@@ -28,6 +28,13 @@ def test_drawn_examples_are_balanced_different_and_true(n):
     counts = Counter(label for _, label in drawn)
     assert all(n // 3 <= counts[choice] <= -(-n // 3) for choice in CHOICES)
     assert set(drawn) <= set(zip(TASK.train["text"], TASK.train["answer"], strict=True))
+
+
+def test_a_task_of_the_drawn_examples_alone():
+    drawn = draw_examples(TASK, 5, seed=1)
+    few = train_on(TASK, drawn)
+    assert list(zip(few.train["text"], few.train["answer"], strict=True)) == drawn
+    assert (few.name, few.choices, few.test) == (TASK.name, TASK.choices, TASK.test) and len(TASK.train) == 30
 
 
 def test_drawing_obeys_its_seed_and_split():

@@ -10,13 +10,12 @@ from collections.abc import Callable, Set
 from dataclasses import replace
 from functools import partial
 
-from datasets import Dataset
 from tqdm import tqdm
 
 from peft_lessons import load_base, load_task
 from peft_lessons.losses import TFewLoss
 from peft_lessons.methods import IA3, FullFineTuning, Head, LoRA, Method
-from peft_lessons.prompting import draw_examples, few_shot_prompt, rename_labels, score_choices
+from peft_lessons.prompting import draw_examples, few_shot_prompt, rename_labels, score_choices, train_on
 from peft_lessons.tasks import Task
 from studies.arm import Arm
 
@@ -29,9 +28,8 @@ def load_few(name: str, k: int, seed: int) -> Task:
     task = load_task(name.partition(",")[0])
     if name.endswith("swapped"):
         task = rename_labels(task, task.choices[::-1])
-    texts, answers = zip(*draw_examples(task, k, seed=seed), strict=True)
-    validation, test = task.validation.select(range(128)), task.test.select(range(256))
-    return replace(task, train=Dataset.from_dict({"text": texts, "answer": answers}), validation=validation, test=test)
+    few = train_on(task, draw_examples(task, k, seed=seed))
+    return replace(few, validation=task.validation.select(range(128)), test=task.test.select(range(256)))
 
 
 def arms() -> list[Arm]:
