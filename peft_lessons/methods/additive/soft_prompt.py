@@ -205,6 +205,7 @@ class SoftPrompt(Method):
         """The path of the module that holds the prompt."""
         return body_of(model)[0]
 
+    @torch.no_grad()
     def to_file(self, tensors: Mapping[str, Tensor], added: Mapping[str, nn.Module]) -> dict[str, Tensor]:
         (prompt,) = (module.prompt for module in added.values() if "prompt" in dict(module.named_children()))
         own = tuple(f"{path}." for path in added)
