@@ -65,7 +65,7 @@ class QuantizedLinear(PackedLinear):
         return dequantize_blocks(self.weight, scales, self.code, shape).to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:  # (..., d_in) -> (..., d_out)
-        return _Product.apply(x.to(self.dtype), self.bias, self).to(x.dtype)
+        return FourBitProduct.apply(x.to(self.dtype), self.bias, self).to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, kind={self.kind!r}"
@@ -82,7 +82,7 @@ class QuantizedLinear(PackedLinear):
         return self
 
 
-class _Product(torch.autograd.Function):
+class FourBitProduct(torch.autograd.Function):
     """dq(W) x + b, with the weight made anew in the backward pass."""
 
     @staticmethod
