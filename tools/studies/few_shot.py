@@ -34,10 +34,10 @@ def load_few(name: str, k: int, seed: int) -> Task:
 
 def arms() -> list[Arm]:
     ia3, lora = IA3(), LoRA(r=8, alpha=16, target_modules="all-linear")
-    vectors, matrices = (0.01, 0.03, 0.1, 0.3, 0.9), (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+    vectors, matrices = (0.01, 0.03, 0.1, 0.3, 0.9, 2.7), (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1)
     kinds: dict[str, tuple[Method, TFewLoss | None, tuple[float, ...]]] = {
         "T-Few": (ia3, TFewLoss(), vectors),
-        "(IA)3": (ia3, None, vectors),
+        "(IA)3": (ia3, None, (*vectors, 8.1)),
         "LoRA": (lora, None, matrices),
         "LoRA, three losses": (lora, TFewLoss(), matrices),
     }
