@@ -22,6 +22,11 @@ plt.style.use(Path(__file__).with_name("lessons.mplstyle"))
 STYLES: dict[str, tuple[str, str]] = {  # name -> colour, marker
     "LoRA": ("#0072B2", "o"),
     "full fine-tuning": ("#D55E00", "s"),
+    "QLoRA, NF4": ("#0072B2", "D"),
+    "QLoRA, FP4": ("#0072B2", "v"),
+    "QLoRA, int4": ("#0072B2", "^"),
+    "QLoRA, 7 levels": ("#0072B2", "<"),
+    "QLoRA, 4 levels": ("#0072B2", ">"),
     "head only": ("#009E73", "^"),
     "Houlsby": ("#E69F00", "X"),
     "Pfeiffer": ("#E69F00", "p"),
@@ -55,7 +60,7 @@ STYLES: dict[str, tuple[str, str]] = {  # name -> colour, marker
     "prefix, MLP": ("#56B4E9", "X"),
     "(IA)3": ("#009E73", "$3$"),
     "T-Few": ("#000000", "$T$"),
-    "LoRA, three losses": ("#0072B2", "$L$"),
+    "LoRA, three losses": ("#56B4E9", "$L$"),
 }
 CATEGORY_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # of a step's memory, in order
 OTHERS = (("#E69F00", "P"), ("#000000", "*"), ("#56B4E9", "v"), ("#009E73", "^"), ("#CC79A7", "D"))
