@@ -239,9 +239,11 @@ RULES: tuple[Rule, ...] = (
 
 
 def lessons() -> list[Path]:
-    """Every notebook of the course but the students' generated assignments and Jupyter's own copies."""
-    found = sorted((ROOT / "notebooks").rglob("*.ipynb"))
-    return [path for path in found if "release" not in path.parts and not any(p.startswith(".") for p in path.parts)]
+    """Every notebook of the course but the assignments' sources, what students get of them, and Jupyter's copies."""
+    folder = ROOT / "notebooks"
+    parts = {path: path.relative_to(folder).parts for path in sorted(folder.rglob("*.ipynb"))}
+    left_out = {"release", "source"}
+    return [path for path, p in parts.items() if not left_out & set(p) and not any(x.startswith(".") for x in p)]
 
 
 def main(names: list[str]) -> int:
