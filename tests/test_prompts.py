@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from peft_lessons import attach, count_parameters, detach, fit, load_adapter, merge, save_adapter, switch
-from peft_lessons.accounting.setups import Setup, trace_setup
+from peft_lessons.accounting.setups import Setup, chunked_loss, trace_setup
 from peft_lessons.bases import TextClassifier
 from peft_lessons.methods import IntrinsicPrompt, LoRA, PrefixTuning, PromptTuning, PTuning
 from peft_lessons.methods.additive import soft_prompt
@@ -466,6 +466,15 @@ def test_it_is_traced_on_shapes_alone(method, shape):
     config = getattr(models, shape)().config
     memory = trace_setup(config, Setup(method, weights="float32", attention="efficient"), 2, 24)
     assert memory.peak > 0
+
+
+@each_decoder
+@pytest.mark.parametrize("method", [PromptTuning(4), PrefixTuning(4)], ids=lambda m: type(m).__name__)
+def test_a_loss_in_parts_asks_for_the_decoder_and_gets_the_prompt_too(base, method):
+    model = random_weights(attach(base(), method))
+    given = {"input_ids": torch.arange(10, 26).view(2, 8), "attention_mask": torch.ones(2, 8, dtype=torch.int64)}
+    given["labels"] = given["input_ids"]
+    assert difference(chunked_loss(model, given, chunks=2), model(**given).loss) < 1e-5
 
 
 def test_the_gradient_ends_in_the_prompt():

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peft_lessons.methods.additive.small import Dense
+from peft_lessons.methods.additive.small import Dense, drawn_on
 from peft_lessons.methods.additive.soft_prompt import Numbers, SoftPrompt, check_length
 
 ENCODERS = ("mlp", "lstm", "none")
@@ -45,7 +45,8 @@ class LSTMPrompt(nn.Module):
     def __init__(self, n_tokens: int, d: int, hidden: int, device: torch.device):
         super().__init__()
         self.embedding = nn.Parameter(torch.randn(n_tokens, d, device="cpu").to(device))  # E'
-        self.lstm = nn.LSTM(d, hidden, num_layers=2, bidirectional=True, batch_first=True, device="cpu").to(device)
+        lstm = nn.LSTM(d, hidden, num_layers=2, bidirectional=True, batch_first=True, device=drawn_on(device))
+        self.lstm = lstm.to(device)
         self.first, self.last = Dense(2 * hidden, 2 * hidden, device), Dense(d, 2 * hidden, device)
 
     def forward(self) -> Tensor:

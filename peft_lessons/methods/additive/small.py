@@ -11,10 +11,16 @@ class Dense(nn.Module):
 
     def __init__(self, d_out: int, d_in: int, device: torch.device | str):
         super().__init__()
-        weight, bias = torch.empty(d_out, d_in, device="cpu"), torch.empty(d_out, device="cpu")
-        nn.init.kaiming_uniform_(weight, a=math.sqrt(5))  # drawn on the CPU: the same numbers on every device
+        where = drawn_on(device)
+        weight, bias = torch.empty(d_out, d_in, device=where), torch.empty(d_out, device=where)
+        nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
         nn.init.uniform_(bias, -1 / math.sqrt(d_in), 1 / math.sqrt(d_in))
         self.weight, self.bias = nn.Parameter(weight.to(device)), nn.Parameter(bias.to(device))
 
     def forward(self, x: Tensor) -> Tensor:  # (..., d_in) -> (..., d_out)
         return x @ self.weight.T + self.bias
+
+
+def drawn_on(device: torch.device | str) -> torch.device | str:
+    """Where random numbers for a device are drawn: on the CPU, the same for every device; on meta there are none."""
+    return device if torch.device(device).type == "meta" else "cpu"

@@ -17,6 +17,11 @@ class WrappedModule(nn.Module):
         """What the module is given, by name."""
         return dict(zip(inspect.signature(self.base.forward).parameters, args, strict=False)) | kwargs
 
+    def get_decoder(self) -> Any:
+        """The base's decoder; where that is the base itself, the wrapper in its place."""
+        found = self.base.get_decoder()  # type: ignore[operator]
+        return self if found is self.base else found
+
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
