@@ -90,11 +90,12 @@ def doubling() -> Callable[..., Exercise]:
 
 def test_check_names_what_is_wrong(doubling: Callable, capsys: pytest.CaptureFixture[str]) -> None:
     doubling()
-    check("test.double", lambda x: 2 * x)
-    assert capsys.readouterr().out == "test.double: 2 of 2 points\n  right    doubles\n"
-    check("test.double", lambda x: x)
-    assert "0 of 2 points\n  not yet  doubles: that is not twice as much." in capsys.readouterr().out
-    check("test.double", None)
+    points = check("test.double", lambda x: 2 * x)
+    assert capsys.readouterr().out == "right    doubles\n"
+    assert (points, repr(points), points._repr_html_()) == (2, "2.0", "<b>2 of 2 points</b>")
+    assert check("test.double", lambda x: x) == 0
+    assert capsys.readouterr().out == "not yet  doubles: that is not twice as much.\n"
+    assert check("test.double", None) == 0
     assert capsys.readouterr().out == NOT_ATTEMPTED + "\n"
 
 

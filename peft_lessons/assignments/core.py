@@ -53,7 +53,7 @@ class Finding:
         return not self.wrong
 
     def __str__(self) -> str:
-        return f"  right    {self.name}" if self.right else f"  not yet  {self.name}: {self.wrong}"
+        return f"right    {self.name}" if self.right else f"not yet  {self.name}: {self.wrong}"
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,16 @@ class Exercise:
         return found
 
 
-def check(name: str, *answers: object) -> None:
+class Points(float):
+    """Points reached, which a notebook shows with how many there are; as text a number, which nbgrader reads."""
+
+    most: int
+
+    def _repr_html_(self) -> str:
+        return f"<b>{self:g} of {self.most} points</b>"
+
+
+def check(name: str, *answers: object) -> Points:
     """Check an exercise at once and print a line for each property: what a learner runs below an answer.
 
     The outcome is kept on this machine, for `progress`.
@@ -116,6 +125,9 @@ def check(name: str, *answers: object) -> None:
     Args:
         name: the exercise, such as "a3.lora_layer".
         answers: what the exercise asks for, by the names in its text; None while untouched.
+
+    Returns:
+        The points, so that nbgrader's Validate says the same.
 
     Raises:
         LookupError: no exercise of that name.
@@ -125,11 +137,10 @@ def check(name: str, *answers: object) -> None:
     findings = found.judge(told, PUBLIC_SEED)
     got = sum(f.points for f in findings if f.right)
     record(name, got, found.points)
-    if not told.attempted:
-        print(NOT_ATTEMPTED)
-        return
-    print(f"{name}: {got} of {found.points} points")
-    print("\n".join(map(str, findings)))
+    print("\n".join(map(str, findings)) if told.attempted else NOT_ATTEMPTED)
+    points = Points(got)
+    points.most = found.points
+    return points
 
 
 def grade(name: str, *answers: object) -> float | None:
