@@ -9,9 +9,11 @@ from torch import nn
 from transformers import T5Config, T5ForConditionalGeneration
 
 from peft_lessons import attach, count_parameters, load_adapter, merge, save_adapter, unmerge
+from peft_lessons.checks import check_ia3
 from peft_lessons.methods.additive.ia3 import IA3, IA3Linear, keys_and_values
 from peft_lessons.methods.core import attachment, trained_parameters
 from peft_lessons.methods.files import WEIGHTS
+from peft_lessons.methods.targets import matrix
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*config file in tests/random", "ignore:Unable to fetch remote file")
 METHODS = {
@@ -118,6 +120,106 @@ def test_the_papers_counts_on_t0(d_model, n_heads, d_ff, expected):
     with torch.device("meta"):
         model = T5ForConditionalGeneration(config)
     assert count_parameters(attach(model, IA3())).trainable == expected
+
+
+class Mine(nn.Module):
+    """A learner's own layer, for the conformance check; subclasses make a mistake."""
+
+    def __init__(self, base, feedforward):
+        super().__init__()
+        self.base, self.feedforward = base.requires_grad_(False), feedforward
+        d_out, d_in = matrix(base).shape
+        self.ia3_l = nn.Parameter(self.start(d_in, d_out))
+
+    def start(self, d_in, d_out):
+        return torch.ones((1, d_in) if self.feedforward else (d_out, 1))
+
+    def forward(self, x):
+        scale = self.ia3_l.flatten()
+        return self.base(x * scale) if self.feedforward else self.base(x) * scale
+
+
+class AlwaysTheOutput(Mine):
+    def start(self, d_in, d_out):
+        return torch.ones(d_out, 1)
+
+    def forward(self, x):
+        return self.base(x) * self.ia3_l.flatten()
+
+
+class FromZero(Mine):
+    def start(self, d_in, d_out):
+        return torch.zeros_like(super().start(d_in, d_out))
+
+
+class ForgetsTheBias(Mine):
+    def forward(self, x):
+        if self.feedforward or self.base.bias is None:
+            return super().forward(x)
+        return (self.base(x) - self.base.bias) * self.ia3_l.flatten() + self.base.bias
+
+
+class Added(Mine):
+    def forward(self, x):
+        scale = self.ia3_l.flatten()
+        return self.base(x + scale - 1) if self.feedforward else self.base(x) + scale - 1
+
+
+class Twice(Mine):
+    def forward(self, x):
+        return super().forward(x) + self.base(x)
+
+
+class Cut(Mine):
+    def forward(self, x):
+        scale = self.ia3_l.detach().flatten()
+        return self.base(x * scale) if self.feedforward else self.base(x) * scale
+
+
+class Thawed(Mine):
+    def __init__(self, base, feedforward):
+        super().__init__(base, feedforward)
+        base.requires_grad_(True)
+
+
+class MergesRows(IA3Linear):
+    def delta(self):
+        return (self.ia3_l.flatten()[: self.d_out, None] - 1) * matrix(self.base)
+
+
+class MergesNoBias(IA3Linear):
+    def delta_bias(self):
+        return None
+
+
+MISTAKES = {
+    AlwaysTheOutput: "with feedforward the vector rescales what goes in",
+    FromZero: "l starts at 1, not at 0",
+    ForgetsTheBias: "the bias is not rescaled",
+    Added: "",
+    Twice: "l starts at 1 and needs no skip",
+    Cut: "it gets no gradient",
+    Thawed: "W or b still takes gradients",
+    MergesRows: "l multiplies W's columns",
+    MergesNoBias: "the bias is rescaled as well",
+}
+
+
+@pytest.mark.parametrize("make", [IA3Linear, Mine])
+def test_the_conformance_check_passes_what_is_right(make):
+    report = check_ia3(make)
+    assert report.passed and "the same on Conv1D, feed-forward: " in str(report), report
+
+
+@pytest.mark.parametrize(("make", "hint"), MISTAKES.items(), ids=lambda found: getattr(found, "__name__", None))
+def test_the_conformance_check_names_the_mistake(make, hint):
+    failed = [check for check in check_ia3(make).checks if not check.passed]
+    assert failed and any(hint in check.hint for check in failed), [str(check) for check in failed]
+
+
+def test_the_conformance_check_needs_the_vector():
+    with pytest.raises(AttributeError, match="Linear has no parameter ia3_l"):
+        check_ia3(lambda base, feedforward: base)
 
 
 def t5(**changes):
