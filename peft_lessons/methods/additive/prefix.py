@@ -132,7 +132,7 @@ class PrefixTuning(SoftPrompt):
     n_tokens: int = 20
     hidden: int = 0
     init: Literal["random", "zero", "text"] = "random"
-    init_text: str = ""
+    init_text: str | None = None
 
     def __post_init__(self) -> None:
         check_length(self.n_tokens)
@@ -140,7 +140,7 @@ class PrefixTuning(SoftPrompt):
             raise ValueError(f"hidden is {self.hidden!r}; it is the MLP's width, or 0 for no MLP.")
         if self.init not in INITS:
             raise ValueError(f"init is {self.init!r}; it can be {', '.join(INITS)}.")
-        if self.init == "text" and not self.init_text.strip():
+        if self.init == "text" and not str(self.init_text or "").strip():
             raise ValueError('init_text is empty; init="text" needs words to begin from.')
         if self.init == "text" and self.hidden:
             raise ValueError("A prefix from a text is its own numbers: no MLP could begin there; take hidden=0.")
@@ -157,7 +157,7 @@ class PrefixTuning(SoftPrompt):
             d = heads[0] * heads[1]
             prompt: nn.Module = MLPPrefix(self.n_tokens, d, self.hidden, width, self.init == "zero", device)
         elif self.init == "text":
-            prompt = Numbers(from_text(model, base, self.init_text, self.n_tokens, heads))
+            prompt = Numbers(from_text(model, base, str(self.init_text), self.n_tokens))
         elif self.init == "zero":
             prompt = Numbers(torch.zeros(self.n_tokens, width, device=device))
         else:
@@ -228,7 +228,7 @@ def key_value_heads(model: Any, found: list[Block]) -> tuple[int, int]:
 
 
 @torch.no_grad()
-def from_text(model: Any, base: Any, text: str, n_tokens: int, heads: tuple[int, int]) -> Tensor:
+def from_text(model: Any, base: Any, text: str, n_tokens: int) -> Tensor:
     """The keys and values of a text's first n_tokens tokens, as a prefix, (n_tokens, 2 L d_kv).
 
     Raises:

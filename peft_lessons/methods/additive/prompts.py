@@ -46,17 +46,17 @@ class PromptTuning(SoftPrompt):
 
     n_tokens: int = 20
     init: Literal["vocabulary", "uniform", "text", "labels"] = "vocabulary"
-    init_text: str = ""
+    init_text: str | None = None
 
     def __post_init__(self) -> None:
         check_length(self.n_tokens)
         if self.init not in INITS:
             raise ValueError(f"init is {self.init!r}; it can be {', '.join(INITS)}.")
-        if self.init in ("text", "labels") and not self.init_text.strip():
+        if self.init in ("text", "labels") and not str(self.init_text or "").strip():
             raise ValueError(f'init_text is empty; init="{self.init}" needs words to begin from.')
 
     def prompt_module(self, model: Any, table: nn.Module) -> Numbers:
-        return Numbers(start(model, table, self.n_tokens, self.init, self.init_text))
+        return Numbers(start(model, table, self.n_tokens, self.init, str(self.init_text)))
 
     def config(self) -> dict[str, object]:
         drawn = "RANDOM" if self.init == "uniform" else "SAMPLE_VOCAB"  # a text would need its tokenizer's name
