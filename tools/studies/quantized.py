@@ -1,8 +1,8 @@
 """QLoRA on `records`: LoRA on a base in four bits and coarser codes, and where its adapter may go afterwards.
 
-Each test run has three more accuracies beside `accuracy`, which is on the rounded base it was trained on: `merged` into
-that base, `on_original` base, and `requantized`, which is merged and rounded again. `error_over_update` is
-‖W - dq(q(W))‖ / ‖ΔW‖ over all target layers.
+Each test run there has three more accuracies beside `accuracy`, which is on the rounded base it was trained on:
+`merged` into that base, `on_original` base, and `requantized`, merged and rounded again. `error_over_update` is
+‖W - dq(q(W))‖ / ‖ΔW‖ over all target layers. And NF4 on `sentiment`, MiniLM, without these.
 """
 
 import copy
@@ -28,7 +28,8 @@ def arms() -> list[Arm]:
     for name, kind in KINDS.items():
         rates = (1e-3, 3e-3, 1e-2, 2e-2) if kind == "normal4" else (3e-3, 1e-2, 2e-2)
         found.append(Arm(f"QLoRA, {name}", rates=rates, quantize=kind, after=partial(ladder, kind=kind), **common))
-    return found
+    encoder = {"base": "minilm", "task": "sentiment", "steps": 100, "method": LoRA(r=8, alpha=16)}
+    return [*found, Arm("QLoRA, NF4", quantize="nf4", rates=(2e-4, 5e-4, 1e-3, 2e-3), **encoder)]
 
 
 @torch.no_grad()
