@@ -50,7 +50,7 @@ feedback: setup ## write a page for each graded submission
 
 formgrader: setup ## open nbgrader's formgrader, to grade by hand what asks for words
 	cd "$(COURSE)" && "$(CURDIR)/$(PY)" -m jupyterlab --ip=127.0.0.1 $(ROOT_FLAG) --LabApp.default_url=/formgrader \
-		--ServerApp.jpserver_extensions='{"nbgrader.server_extensions.formgrader": true}'
+		--ServerApp.jpserver_extensions=nbgrader.server_extensions.formgrader=True
 
 tables: setup ## build the shipped memory tables anew, a quarter of an hour
 	$(PY) tools/make_tables.py

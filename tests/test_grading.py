@@ -214,6 +214,13 @@ def test_a_copied_answer_the_last_counts(right: nbformat.NotebookNode) -> None:
     assert toy.named(made, "double").source == again.source
 
 
+def test_an_editor_that_loses_nbgraders_metadata(right: nbformat.NotebookNode) -> None:
+    for cell in right.cells:
+        cell.metadata = {}
+    made, notes = repaired(right)
+    assert notes == [] and toy.named(made, "double").source == toy.DOUBLE
+
+
 def test_nothing_but_sources_is_taken(right: nbformat.NotebookNode) -> None:
     for cell in right.cells:
         cell.metadata["evil"] = "<script>"

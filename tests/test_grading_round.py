@@ -52,7 +52,7 @@ tried("write to the system", lambda: pathlib.Path("/usr/written").write_text("x"
 tried("write to the root", lambda: pathlib.Path("/written").write_text("x"))
 tried("write to /dev", lambda: pathlib.Path("/dev/written").write_text("x"))
 tried("source in sight", lambda: [p for p in pathlib.Path({root!r}).rglob("*") if p.name in {names}])
-print("the package", os.path.isdir({package!r}), "own folder", sorted(os.listdir(".")))
+print("the package", os.path.isdir({package!r}))
 """
 FORGED = """
 import json, os, pathlib, struct
@@ -186,7 +186,7 @@ def spy(course: Path, sources: Path, to: Path, port: int) -> None:
     }
     code = SPY.format(
         paths={name: str(path) for name, path in paths.items()}, port=port, package=str(ROOT / "peft_lessons"),
-        root=str(ROOT), names={"test_grading_round.py", "gradebook.db", "sandbox.py", "mutants"},
+        root=str(ROOT), names={"test_grading_round.py", "toy_assignment.py", "mutants.py", "setup.sh"},
     )  # fmt: skip
     toy.hand_in(to, "spy", toy.answered(release.students(toy.source()), double=f"{toy.DOUBLE}\n{code}", why="Spied."))
 
@@ -243,10 +243,10 @@ def test_an_untouched_notebook_gets_nothing_and_nothing_is_said_to_have_failed(w
         ("first", "0", "the first cell stopped with RuntimeError: in the first cell"),
         ("printer", "5", "code cell 2 printed more than 1 MB and was stopped"),
         ("missing", "0", "nothing was handed in"),
-        ("twice", "5", "handed in 2 times; the newest notebook counts, not toy.ipynb"),
+        ("twice", "5", "handed in 2 times: the newest notebook counts, not toy.ipynb"),
         ("late", "5", "late by 24 hours"),
         ("link", "0", "toy.ipynb is a link or no plain file, and was not read"),
-        ("flat", "5", "the same file, byte for byte, as that of right, twice"),
+        ("twice", "5", "the same file, byte for byte, as that of right"),
         ("forger", "1", "code cell 2 ended Python itself"),
     ],
 )
@@ -271,7 +271,7 @@ def test_a_spy_sees_and_reaches_nothing(whole: Round) -> None:
     lines = [line for line in said.splitlines() if line]
     assert len(lines) == 21, said
     assert not [line for line in lines if " open" in line], said
-    assert lines[-1].startswith("the package True own folder []"), "and what it needs is there"
+    assert lines[-1] == "the package True", "and what it needs is there"
     assert whole.row("spy")["total"] == "5"
 
 

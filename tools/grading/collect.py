@@ -127,7 +127,7 @@ def _newest(versions: list[Submission], deadline: datetime | None) -> Submission
     notes = list(chosen.notes)
     if len(versions) > 1:
         others = ", ".join(s.path.name if s.path else "; ".join(s.notes) for s in versions[:-1])
-        notes.insert(0, f"handed in {len(versions)} times; the newest notebook counts, not {others}")
+        notes.insert(0, f"handed in {len(versions)} times: the newest notebook counts, not {others}")
     late = bool(deadline and chosen.when and chosen.when > deadline)
     if late and deadline and chosen.when:
         minutes = (chosen.when - deadline).total_seconds() / 60

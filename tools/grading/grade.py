@@ -4,6 +4,7 @@ import csv
 import json
 import multiprocessing
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from . import release, sandbox
 from .collect import Submission, collect
 from .course import Course, Refused
 
+JUDGING = 300  # seconds for all that is done with one submission outside the sandbox
 NO_SANDBOX = """\
 WARNING: SANDBOX=none. Every submission runs with your own rights: it can read your files, the gradebook and other
 submissions, use the network, and delete what you can delete. Only the limits of time, memory and disk are kept."""
@@ -109,18 +111,20 @@ def _all(course: Course, source: Path, todo: list[Submission], sandboxed: bool, 
     """Grade each in a process of its own, forked from one that has imported everything."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["grading.one"])
-    waiting, running = list(reversed(todo)), list[tuple[Submission, BaseProcess]]()
+    waiting, running = list(reversed(todo)), list[tuple[Submission, BaseProcess, float]]()
     while waiting or running:
         while waiting and len(running) < jobs:
             s = waiting.pop()
             course.record(s.student, s.assignment).unlink(missing_ok=True)
             process = context.Process(target=_one, args=(course.folder, source, s, sandboxed))
             process.start()
-            running.append((s, process))
+            running.append((s, process, time.monotonic() + course.limits.seconds + JUDGING))
         running[0][1].join(0.2)
-        for s, process in list(running):
+        for s, process, end in list(running):
+            if time.monotonic() > end:
+                process.kill()
             if not process.is_alive():
-                running.remove((s, process))
+                running.remove((s, process, end))
                 print(f"{s.student}, {s.assignment}: {_outcome(course, s, process.exitcode)}", flush=True)
 
 

@@ -97,7 +97,23 @@ def run_cell(
                 return outputs, stopped
             stopped, end = "time", time.monotonic() + GRACE
             manager.interrupt_kernel()
+    if stopped == "output":
+        _settle(client, broken)
     return outputs, stopped or ("error" if any(o["output_type"] == "error" for o in outputs) else "ok")
+
+
+def _settle(client: BlockingKernelClient, broken: zmq.Socket) -> None:
+    """Let what a cell printed before it was stopped run out, so that the next cell is not taken for its author."""
+    end = time.monotonic() + GRACE
+    quiet = time.monotonic()
+    while time.monotonic() < end and time.monotonic() - quiet < 1:
+        try:
+            client.get_iopub_msg(timeout=0.1)
+            quiet = time.monotonic()
+        except Empty:
+            if broken.poll(0):
+                broken.recv_multipart()
+                quiet = time.monotonic()
 
 
 def _replied(client: BlockingKernelClient, request: str) -> float:
@@ -113,7 +129,7 @@ def main(box: Path) -> None:
     job = json.loads((box / "job.json").read_text(encoding="utf-8"))
     limit(job)
     most = int(job["output_mb"] * 2**20)
-    manager = KernelManager(kernel_name="python3", transport="ipc")
+    manager = KernelManager(kernel_name="python3", transport="ipc", ip=str(box / "tmp" / "kernel"))
     manager.start_kernel(cwd=str(box / "work"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     client = manager.blocking_client()
     client.context.setsockopt(zmq.MAXMSGSIZE, max(4 * most, 2**24))

@@ -63,10 +63,11 @@ def repaired(handed_in: NotebookNode, frame: NotebookNode, released: NotebookNod
     """
     named = {_name(cell): cell for cell in frame.cells if _name(cell)}
     given = {_name(cell) or cell.id: cell for cell in released.cells}
-    last = {_name(cell): place for place, cell in enumerate(handed_in.cells)}
+    ids = {cell.id: name for name, cell in named.items()}  # where an editor has lost nbgrader's metadata
+    names = [_name(cell) or ids.get(cell.get("id"), "") for cell in handed_in.cells]
+    last = {name: place for place, name in enumerate(names)}
     notes, cells, own = [], [], 0
-    for place, cell in enumerate(handed_in.cells):
-        name = _name(cell)
+    for place, (name, cell) in enumerate(zip(names, handed_in.cells, strict=True)):
         if name in named:
             if last[name] != place:
                 notes.append(f"cell {name} is there twice: the last one counts")
@@ -109,7 +110,9 @@ def _own(cell: NotebookNode, known: NotebookNode | None, name: str) -> NotebookN
         made = nbformat.v4.new_code_cell(cell.source)
     else:
         made = nbformat.v4.new_markdown_cell(_text(cell.source, known.source if known is not None else ""))
-    made.id = known.id if known is not None else name
+    made.id = name
+    if known is not None:
+        made.id, made.metadata = known.id, nbformat.from_dict(known.metadata)
     return made
 
 

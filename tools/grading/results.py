@@ -90,7 +90,9 @@ def cell_run(box: Path, number: int, limits: Limits) -> CellRun:
     data = read(box, "run", f"{number}.json", most=int(8 * limits.output_mb * 2**20) + 2**20)
     try:
         told = json.loads(data or b"")
-        ended = told["ended"] if told["ended"] in ("ok", "error", "time", "output", "died") else "ok"
+        ended = str(told["ended"])
+        if ended not in ("ok", "error", "time", "output", "died"):
+            return CellRun()
         return CellRun([made for output in told["outputs"][:1000] if (made := _output(output))], ended)
     except (ValueError, RecursionError, KeyError, TypeError):
         return CellRun()
