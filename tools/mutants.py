@@ -154,9 +154,15 @@ def _tell(question: Question, code: str, namespace: dict[str, Any], seed: int, f
     asked.told_by(answers, seed).save(Path(folder))
 
 
+def assignment_of(path: Path) -> str:
+    """The assignment that a notebook holds, as its exercises are named: a3_lora.ipynb holds a3."""
+    number = re.match(r"a\d+(?=_)", path.stem)
+    return number[0] if number else path.stem
+
+
 def verdicts(assignment: str) -> Iterator[Verdict]:
     """All answers to all exercises of an assignment such as "a3"."""
-    (path,) = SOURCE.glob(f"{assignment}_*.ipynb")
+    (path,) = (path for path in SOURCE.glob("*.ipynb") if assignment_of(path) == assignment)
     mutants = importlib.import_module(f"answers.{assignment}")
     for question in questions(path):
         answers = {("reference", "the solution"): question.solution, ("stub", "untouched"): stub(question.solution)}
@@ -170,7 +176,7 @@ def main(names: list[str]) -> int:
     """Print the table for the assignments named, or all; 1 where a grader did not do as it should."""
     torch.set_num_threads(1)
     failed = 0
-    for name in names or sorted(path.stem.split("_")[0] for path in SOURCE.glob("*.ipynb")):
+    for name in names or sorted(map(assignment_of, SOURCE.glob("*.ipynb"))):
         for verdict in verdicts(name):
             print(verdict, flush=True)
             failed += not verdict.fine
