@@ -33,6 +33,7 @@ from peft_lessons.methods.additive.intrinsic_prompt import learn_decoder
 from peft_lessons.methods.additive.prompts import nearest_words
 from peft_lessons.methods.core import require_attachment
 from peft_lessons.methods.files import CONFIG, WEIGHTS
+from peft_lessons.methods.quantizing import quantize
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*config file in tests/random",
@@ -527,3 +528,18 @@ def test_an_intrinsic_prompt_is_saved_with_its_decoder(tmp_path):
     assert torch.equal(at_tokens(again), at_tokens(model))
     with pytest.raises(ValueError, match="at least two prompts of one shape"):
         learn_decoder([torch.randn(4, 16)], d=2)
+
+
+# --- four bits
+
+
+@each_decoder
+@pytest.mark.parametrize("method", [PromptTuning(4), PTuning(4), PrefixTuning(4), IntrinsicPrompt(3, 4)], ids=repr)
+def test_a_base_in_four_bits_takes_a_prompt(base, method):
+    model = quantize(base())
+    plain = at_tokens(model)
+    attach(model, method)
+    assert fit(model, models.task(), steps=1, progress=False).losses
+    assert difference(at_tokens(model), plain) > 1e-3
+    detach(model)
+    assert torch.equal(at_tokens(model), plain)
