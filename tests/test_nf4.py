@@ -331,6 +331,15 @@ def test_both_backends_are_the_same_model(base):
     )
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_on_a_gpu_it_is_theirs_with_equal_results():
+    on_gpu, here = quantize(wide_bert().cuda(), double=False), quantize(wide_bert(), double=False)
+    assert {type(layer) for layer in linear_layers(on_gpu).values()} == {Linear4bit}
+    for name, layer in linear_layers(here).items():
+        same = matrix(on_gpu.get_submodule(name)).cpu() == matrix(layer)
+        assert same.float().mean() > 0.999  # a weight halfway between two levels may go either way
+
+
 TRAINED = {"FullFineTuning", "AttentionTuning", "TopLayers"}
 
 
