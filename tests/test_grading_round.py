@@ -291,6 +291,7 @@ def test_forged_answers_of_a_wrong_form_are_judged_wrong(whole: Round) -> None:
 def test_a_page_runs_no_script_of_a_student(whole: Round) -> None:
     page = whole.page("page")
     assert "alert(3)" in page and "alert(4)" in page, "text stays, as text"
+    assert "<h1>A toy <b>assignment</b></h1>" in page, "and so does the formatting of what was handed out"
     for tag in ("<script", "<img src=x", "<iframe", 'href="javascript', "</title><"):
         assert tag not in page.lower(), tag
     assert whole.row("page")["toy.double"] == "3"

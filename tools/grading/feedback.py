@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import bleach
 import nbformat
 from nbconvert.exporters import HTMLExporter
 from nbgrader.api import Gradebook, MissingEntry
@@ -19,6 +20,10 @@ from .course import Course, Refused
 from .grade import marks, write_marks
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+# What stays of prose: nbconvert's own list knows no headings and no paragraphs.
+TAGS = set("a abbr b blockquote br code dd del details div dl dt em h1 h2 h3 h4 h5 h6 hr i img li ol p pre".split())
+TAGS |= set("span strong sub summary sup table tbody td th thead tr ul".split())
+ATTRIBUTES = {"a": ["href", "title"], "img": ["src", "alt"], "*": ["class"]}
 STYLE = """
 body { font: 1rem/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 body { color: #111; background: #fff; }
@@ -135,5 +140,7 @@ def _notebook(path: Path) -> str:
     config.HTMLExporter.exclude_anchor_links = True
     config.HTMLExporter.embed_images = False
     notebook, _ = ClearHiddenTests().preprocess(nbformat.read(path, as_version=4), {})
-    body, _ = HTMLExporter(config=config).from_notebook_node(notebook)
+    exporter = HTMLExporter(config=config)
+    exporter.register_filter("clean_html", lambda text: bleach.clean(str(text), TAGS, ATTRIBUTES))
+    body, _ = exporter.from_notebook_node(notebook)
     return body
