@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -43,11 +44,11 @@ def save_adapter(model: nn.Module, folder: str | Path) -> Path:
         _file_name(method, name): tensor.detach().cpu().contiguous()
         for name, tensor in method.to_file(adapter_tensors(model), state.added).items()
     }
-    classifies = hasattr(model, "set_head")
+    classifies, base = hasattr(model, "set_head"), cast(Any, model).config
     config = {
         "peft_type": method.peft_type,
-        "task_type": "SEQ_CLS" if classifies else "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM",
-        "base_model_name_or_path": getattr(model.config, "_name_or_path", None),
+        "task_type": "SEQ_CLS" if classifies else "SEQ_2_SEQ_LM" if base.is_encoder_decoder else "CAUSAL_LM",
+        "base_model_name_or_path": getattr(base, "_name_or_path", None),
         "inference_mode": True,
         **method.config(),
         **method.file_fields(state.added),

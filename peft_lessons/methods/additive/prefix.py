@@ -65,7 +65,7 @@ class MLPPrefix(nn.Module):
 class PrefixedBody(ExtendedModule):
     """The body of a model, which finds p keys and values in every layer's cache before it reads a text."""
 
-    def __init__(self, base: nn.Module, prompt: nn.Module, n_tokens: int, n_layers: int, heads: tuple[int, int]):
+    def __init__(self, base: nn.Module, prompt: Any, n_tokens: int, n_layers: int, heads: tuple[int, int]):
         super().__init__(base)
         self.prompt, self.n_tokens, self.n_layers, self.heads = prompt, n_tokens, n_layers, heads
         self.d_out, self.d_in = n_tokens, 2 * n_layers * heads[0] * heads[1]
@@ -241,9 +241,9 @@ def from_text(model: Any, base: Any, text: str, n_tokens: int) -> Tensor:
         raise ValueError(
             f"init_text has {len(ids)} tokens, and the prefix {n_tokens}: make it longer, or the prefix shorter."
         )
-    ids = torch.tensor([ids[:n_tokens]], device=base.get_input_embeddings().weight.device)
+    given = torch.tensor([ids[:n_tokens]], device=base.get_input_embeddings().weight.device)
     cache = DynamicCache(config=base.config)
     seq2seq = base.config.is_encoder_decoder
-    base(input_ids=ids, past_key_values=EncoderDecoderCache(cache, DynamicCache()) if seq2seq else cache)
+    base(input_ids=given, past_key_values=EncoderDecoderCache(cache, DynamicCache()) if seq2seq else cache)
     parts = [t[0] for layer in cache.layers for t in (layer.keys, layer.values)]  # (n_kv, p, d_head) each
     return torch.stack(parts).permute(2, 0, 1, 3).reshape(n_tokens, -1).float()

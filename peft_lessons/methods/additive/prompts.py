@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peft_lessons.methods.additive.soft_prompt import Numbers, SoftPrompt, check_length
+from peft_lessons.methods.additive.soft_prompt import Numbers, PromptedBody, SoftPrompt, check_length
 from peft_lessons.methods.core import require_attachment
 
 INITS = ("vocabulary", "uniform", "text", "labels")
@@ -122,7 +122,7 @@ def nearest_words(model: Any, k: int = 1) -> list[list[tuple[str, float]]]:
     state = require_attachment(model)
     if not isinstance(state.method, SoftPrompt) or state.method.inside_cache:
         raise ValueError(f"{type(state.method).__name__} learns no vectors in the space of word embeddings.")
-    (body,) = (m for m in state.added.values() if hasattr(m, "n_tokens"))
+    (body,) = (module for module in state.added.values() if isinstance(module, PromptedBody))
     table = body.base.get_input_embeddings().weight.float()
     cosines = F.normalize(body.prompt(), dim=-1) @ F.normalize(table, dim=-1).T  # (p, vocabulary)
     found = cosines.topk(k, dim=-1)

@@ -42,7 +42,7 @@ class Numbers(nn.Module):
 class PromptedBody(ExtendedModule):
     """The body of a model with a soft prompt in front of what it reads; see the module."""
 
-    def __init__(self, base: nn.Module, prompt: nn.Module, n_tokens: int, width: int, seen_outside: bool = False):
+    def __init__(self, base: nn.Module, prompt: Any, n_tokens: int, width: int, seen_outside: bool = False):
         super().__init__(base)
         check_room(base, n_tokens)
         self.prompt, self.n_tokens = prompt, n_tokens
@@ -207,7 +207,8 @@ class SoftPrompt(Method):
 
     @torch.no_grad()
     def to_file(self, tensors: Mapping[str, Tensor], added: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-        (prompt,) = (module.prompt for module in added.values() if "prompt" in dict(module.named_children()))
+        modules: list[Any] = [module for module in added.values() if "prompt" in dict(module.named_children())]
+        (prompt,) = (module.prompt for module in modules)
         own = tuple(f"{path}." for path in added)
         return {n: t for n, t in tensors.items() if not n.startswith(own)} | {IN_FILES: prompt()}
 

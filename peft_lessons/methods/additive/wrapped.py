@@ -9,6 +9,8 @@ from torch import nn
 class WrappedModule(nn.Module):
     """A frozen module, `base`, and what a method adds to it; what the wrapper lacks is the module's."""
 
+    base: Any
+
     def __init__(self, base: nn.Module):
         super().__init__()
         self.base = base.requires_grad_(False)
@@ -19,7 +21,7 @@ class WrappedModule(nn.Module):
 
     def get_decoder(self) -> Any:
         """The base's decoder; where that is the base itself, the wrapper in its place."""
-        found = self.base.get_decoder()  # type: ignore[operator]
+        found = self.base.get_decoder()
         return self if found is self.base else found
 
     def __getattr__(self, name: str) -> Any:
