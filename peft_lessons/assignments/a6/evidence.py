@@ -1,0 +1,184 @@
+"""Gather the evidence for one method: tune on validation, then test, and write down all that others need to judge it.
+
+The runs are real ones of the course's decoder, of a few steps on a few rows, so that a whole study takes seconds.
+
+Source: the protocol of this course's `data/measured`; Lialin et al. 2023, section 12, ask for the same.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+
+from peft_lessons.assignments.a6.table import same
+from peft_lessons.assignments.core import Exercise, Property
+from peft_lessons.assignments.given import fresh_base, seeded
+from peft_lessons.assignments.told import Told
+from peft_lessons.methods import LoRA, Method, Pfeiffer
+from peft_lessons.methods.attaching import attach
+from peft_lessons.tasks import Task, load_task, majority
+from peft_lessons.training import evaluate, fit, zero_shot
+
+METHODS: dict[str, Method] = {
+    "LoRA": LoRA(r=4, alpha=8, target_modules="all-linear"),
+    "Pfeiffer": Pfeiffer(bottleneck=8),
+}
+FIELDS = ("method", "lr", "steps", "seeds", "test", "mean", "spread", "majority class", "zero-shot")
+ROWS = {"validation": 16, "test": 16}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A method, rates and steps, and a task of a few rows; every run is noted."""
+
+    name: str
+    rates: tuple[float, ...]
+    steps: int
+    first_row: int
+    done: dict[tuple[float, int, int], dict[str, float]] = field(default_factory=dict)
+    log: list[list[Any]] = field(default_factory=list)
+
+    @cached_property
+    def task(self) -> Task:
+        """A real task, with a few rows to be measured on."""
+        whole = load_task("verdict")
+        cut = {name: whole.split(name).select(range(self.first_row, self.first_row + n)) for name, n in ROWS.items()}
+        return replace(whole, **cut)
+
+    def measure(self, lr: float, seed: int, steps: int) -> dict[str, float]:
+        """Train the decoder and give its accuracy on validation and test; the same run is made only once."""
+        if (lr, seed, steps) not in self.done:
+            model = attach(fresh_base("tiny"), METHODS[self.name], seed=seed)
+            fit(model, self.task, steps=steps, lr=lr, batch_size=8, seed=seed, progress=False)
+            found = {split: evaluate(model, self.task, split) for split in ("validation", "test")}
+            self.done[lr, seed, steps] = found
+        return self.done[lr, seed, steps]
+
+    def run(self, lr: float, seed: int, steps: int, split: str) -> float:
+        """What the learner calls: train with this rate and seed, and give the accuracy on one split.
+
+        Raises:
+            ValueError: another split, or numbers of steps or seeds that make no sense here.
+        """
+        if split not in ("validation", "test"):
+            raise ValueError(f"split is {split!r}; it can be validation or test.")
+        if lr not in self.rates or not 0 < steps <= 4 * self.steps or seed not in range(100):
+            raise ValueError(f"lr {lr}, steps {steps} or seed {seed} is none of what this study is about.")
+        accuracy = self.measure(lr, seed, steps)[split]
+        self.log.append([lr, seed, steps, split, accuracy])
+        return accuracy
+
+    def baseline(self, name: str) -> float:
+        """The accuracy of "majority class" or "zero-shot" on test."""
+        return majority(self.task) if name == "majority class" else zero_shot(fresh_base("tiny"), self.task)
+
+
+@seeded
+def draw_trial(g: torch.Generator) -> Trial:
+    """A rate that is far too low, one that is not, and one that is far too high; which is which is not their order."""
+
+    def one_of(*choices: float) -> float:
+        return choices[int(torch.randint(len(choices), (), generator=g))]
+
+    name = list(METHODS)[int(torch.randint(len(METHODS), (), generator=g))]
+    low, good, high = one_of(1e-6, 3e-6), one_of(4e-3, 6e-3, 8e-3), one_of(0.3, 0.5)
+    rates = ((low, good, high), (high, good, low), (low, high, good), (high, low, good))
+    order = rates[int(torch.randint(len(rates), (), generator=g))]
+    steps, row = int(torch.randint(8, 11, (), generator=g)), int(torch.randint(100, (), generator=g))
+    return Trial(name, order, steps, row)
+
+
+def ask_evidence(given: Trial, told: Told, gather: Callable[..., dict[str, Any]]) -> None:
+    told["record"] = gather(given.run, given.baseline, given.name, given.rates, given.steps)
+    told["log"] = given.log
+
+
+def _runs(told: Told, split: str) -> list[list[Any]]:
+    return [entry for entry in told["log"] if entry[3] == split]
+
+
+def complete(given: Trial, told: Told) -> str:
+    record = told["record"]
+    if missing := [name for name in FIELDS if name not in record]:
+        return f"{missing[0]!r} is not in the record."
+    if record["method"] != given.name or record["steps"] != given.steps:
+        return "method or steps are not those that were asked for."
+    lengths = {len(record["seeds"]), len(record["test"]), len(set(map(str, record["seeds"])))}
+    return "" if len(lengths) == 1 else "there must be one test accuracy for each seed, and each seed once."
+
+
+def tuned(given: Trial, told: Told) -> str:
+    runs = _runs(told, "validation")
+    seeds = {lr: {entry[1] for entry in runs if entry[0] == lr} for lr in given.rates}
+    for lr, tried in seeds.items():
+        if len(tried) < 2:
+            return f"the rate {lr:g} was tried with {len(tried)} seeds on validation; two are the least."
+    if len(set(map(frozenset, seeds.values()))) > 1:
+        return "the rates were tried with different seeds."
+    scores = {lr: mean({e[1]: e[4] for e in runs if e[0] == lr}.values()) for lr in given.rates}
+    found = told["record"]["lr"]
+    if found not in scores or scores[found] < max(scores.values()) - 1e-9:
+        return f"{found} is not the rate with the highest mean on validation."
+    return ""
+
+
+def tested_once(given: Trial, told: Told) -> str:
+    runs, rate = _runs(told, "test"), told["record"]["lr"]
+    if not runs:
+        return "nothing was measured on test."
+    if others := sorted({entry[0] for entry in runs} - {rate}):
+        return f"test was looked at with the rate {others[0]:g} too, which was not the chosen one."
+    return ""
+
+
+def same_steps(given: Trial, told: Told) -> str:
+    if not _runs(told, "validation") or not _runs(told, "test"):
+        return "there were no runs on validation, or none on test."
+    steps = {entry[2] for entry in told["log"]}
+    return "" if steps == {given.steps} else f"runs were of {sorted(steps)} steps, not all of {given.steps}."
+
+
+def all_seeds(given: Trial, told: Told) -> str:
+    record, runs = told["record"], {entry[1]: entry[4] for entry in _runs(told, "test")}
+    if len(runs) < 3:
+        return f"{len(runs)} seeds on test; three are the least."
+    if sorted(runs) != sorted(record["seeds"]):
+        return f"seeds {sorted(runs)} were tested, and {record['seeds']} are reported: none is left out."
+    pairs = zip(record["seeds"], record["test"], strict=True)
+    if not all(same(accuracy, runs[seed]) for seed, accuracy in pairs):
+        return "the test accuracies are not those that the runs gave, seed by seed."
+    numbers = list(runs.values())
+    if not same(record["mean"], mean(numbers)) or not same(record["spread"], stdev(numbers)):
+        return "mean and spread are not those of all seeds on test (the spread is the sample's standard deviation)."
+    first, rate = sorted(runs)[0], record["lr"]
+    if (
+        rate not in given.rates
+        or abs(given.measure(rate, first, given.steps)["test"] - runs[first]) > 1.5 / ROWS["test"]
+    ):
+        return "the same run, made again, gives another accuracy."
+    return ""
+
+
+def with_baselines(given: Trial, told: Told) -> str:
+    for name in ("majority class", "zero-shot"):
+        if not same(told["record"][name], given.baseline(name)):
+            return f"{name} has another accuracy."
+    return ""
+
+
+Exercise(
+    "a6.evidence",
+    draw_trial,
+    ask_evidence,
+    (
+        Property("a complete record", 1, complete),
+        Property("the rate from validation, two seeds each", 2, tuned),
+        Property("test only at that rate", 1, tested_once),
+        Property("every run as long as asked", 1, same_steps),
+        Property("every seed on test, as it was", 2, all_seeds),
+        Property("beside both baselines", 1, with_baselines),
+    ),
+)
