@@ -67,7 +67,10 @@ def fit_size(sizes: Sequence[int], batch: int, rank: int) -> np.ndarray:
             for c, k in zip(solution, basis, strict=True):
                 row[(2 * beta + rho) * N_TERMS + k] = float(c)
             return row
-    raise ValueError(f"a storage has {list(sizes)} bytes at lengths {list(LENGTHS)}")
+    raise ValueError(
+        f"The memory of this setup grows as no table can say: a storage has {list(sizes)} bytes at lengths "
+        f"{list(LENGTHS)}. A single step of it can be traced: trace_setup(config, setup, batch, length)."
+    )
 
 
 def _solve(matrix: list[list[Fraction]], values: list[Fraction]) -> list[Fraction] | None:
