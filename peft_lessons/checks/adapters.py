@@ -116,7 +116,7 @@ def _check_on(
     h = copy.deepcopy(base).double()(xd)
     expected = h + act(h @ truth[0].T + truth[1]) @ truth[2].T + truth[3]
     y = module(x)
-    hint = _wrong_forward(y, h.detach(), xd.detach(), [t.detach() for t in truth], act)
+    hint = wrong_forward(y, h.detach(), xd.detach(), [t.detach() for t in truth], act)
     checks.append(compare("forward", y, expected, hint))
     (expected * weights_of_loss.double()).sum().backward()
     (y * weights_of_loss).sum().backward()
@@ -138,7 +138,7 @@ def _grad(tensor: Tensor) -> Tensor:
     return tensor.grad
 
 
-def _wrong_forward(y: Tensor, h: Tensor, x: Tensor, parts: list[Tensor], act: Callable[[Tensor], Tensor]) -> str:
+def wrong_forward(y: Tensor, h: Tensor, x: Tensor, parts: list[Tensor], act: Callable[[Tensor], Tensor]) -> str:
     """The mistake that explains a wrong forward pass, where it is one that people make."""
     down, b, up, b2 = parts
     inner = h @ down.T

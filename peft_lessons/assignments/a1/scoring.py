@@ -21,6 +21,7 @@ from peft_lessons.prompting import draw_examples, few_shot_prompt, rename_labels
 from peft_lessons.tasks import Task, load_task, token_ids
 
 FAR_OFF = 1e-4
+UNNAMED = "these are not the log-probabilities: compare one by hand, as above."
 SHORT = ("lantern", "pebble", "velvet", "anchor", "feather", "compass")  # one token each, and the newline
 WHOLE = (("glorp", "glorp glorp", "snive"), ("good", "good enough", "so good"), ("mixed", "positively", "bad"))
 
@@ -120,7 +121,10 @@ def one_prompt(given: Scores, told: Told) -> str:
 
 
 def whole_answers(given: Scores, told: Told) -> str:
-    return _judged(given, told, "whole")
+    wrong = _judged(given, told, "whole")
+    if wrong == UNNAMED and not _judged(given, told, "short"):
+        return "right for answers of one length, and not for longer ones: all tokens? And what do padded places do?"
+    return wrong
 
 
 def several_prompts(given: Scores, told: Told) -> str:
@@ -148,7 +152,7 @@ def _judged(given: Scores, told: Told, name: str) -> str:
         return f"the scores are {tuple(found.shape)}, not a row for each prompt and a column for each answer."
     if _near(found, right):
         return ""
-    return _mistake(given, name, found) or "these are not the log-probabilities: compare one by hand, as above."
+    return _mistake(given, name, found) or UNNAMED
 
 
 def _near(found: Tensor, right: Tensor) -> bool:
