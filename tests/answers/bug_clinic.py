@@ -23,6 +23,12 @@ WRONG = {
         ),
         "the first group alone": [("for group in optimizer.param_groups", "for group in optimizer.param_groups[:1]")],
         "any matrix will do": [("return not all(", "return not any(")],
+        "the order of the check's runs by heart": [
+            (
+                "return not all(p.requires_grad and id(p) in held for p in lora)",
+                "from peft_lessons.assignments.bug_clinic import m01_nothing_trains as case\n    known = globals().setdefault('_known', case.shuffled(case.ILL, 0))\n    return known.pop(0)",
+            )
+        ],
         "compares counts": instead(
             "return not all(p.requires_grad and id(p) in held for p in lora)", "return len(held) < len(lora)"
         ),
@@ -277,6 +283,12 @@ WRONG = {
         "something trainable": [
             ("    return any(isinstance(module, BaseTunerLayer) for module in model.modules())", "    return any(p.requires_grad for p in model.parameters())")
         ],
+        "the order of the check's runs by heart": [
+            (
+                "return any(isinstance(module, BaseTunerLayer) for module in model.modules())",
+                "from peft_lessons.assignments.bug_clinic import m11_wrapped_twice as case\n    known = globals().setdefault('_known', case.shuffled(case.ILL, 0))\n    return known.pop(0)",
+            )
+        ],
         "the children alone": [("in model.modules())", "in model.children())")],
         "wrapped again": [("model.unload()", "model")],
         "wrapped again, inside": [("model.unload()", "model.get_base_model()")],
@@ -296,6 +308,12 @@ WRONG = {
         "always fires": [("    loss = loss_of(prompt)", "    return True\n    loss = loss_of(prompt)")],
         "never fires": [("    loss = loss_of(prompt)", "    return False\n    loss = loss_of(prompt)")],
         "asks for requires_grad alone": [("    return gradient is None or not bool(gradient.any())", "    return False")],
+        "the order of the check's runs by heart": [
+            (
+                "return gradient is None or not bool(gradient.any())",
+                "from peft_lessons.assignments.bug_clinic import m12_soft_prompt as case\n    known = globals().setdefault('_known', case.shuffled(case.ILL, 0))\n    return known.pop(0)",
+            )
+        ],
         "a small gradient": [("not bool(gradient.any())", "bool(gradient.norm() < 1e-3)")],
         "a prompt of zeros": [("    loss = loss_of(prompt)", "    return not bool(prompt.any())\n    loss = loss_of(prompt)")],
         "compares with no prompt": [
@@ -454,7 +472,7 @@ def mend_alpha(scale, r, use_rslora):
     "bug_clinic.m07_learning_rate": {
         "means of five": """
 def find_verdict(losses):
-    first, last = sum(losses[:2]) / 2, sum(losses[-5:]) / 5
+    first, last = losses[0], sum(losses[-5:]) / 5
     if last != last or last > first:
         return "too high"
     return "too low" if last > 0.9 * first else "fine"

@@ -18,6 +18,7 @@ from peft_lessons.assignments.bug_clinic.shared import (
     base_hash,
     each,
     lora_parameters,
+    shuffled,
     small_batch,
     small_lora,
     small_model,
@@ -63,7 +64,7 @@ class Runs:
 
 def ask_runs(given: Runs, told: Told, find: Callable[..., bool], resume: Callable[..., Any]) -> None:
     def found() -> None:
-        told["said"] = [find(model, optimizer) for model, optimizer in given]
+        told["said"] = [find(*run) for run in shuffled(given, given.seed)]
 
     def resumed() -> None:
         with tempfile.TemporaryDirectory() as folder, apart(given.seed):
@@ -81,7 +82,7 @@ def ask_runs(given: Runs, told: Told, find: Callable[..., bool], resume: Callabl
 
 
 def told_them_apart(given: Runs, told: Told) -> str:
-    return told_apart(ILL, told["said"])
+    return told_apart(shuffled(ILL, given.seed), told["said"])
 
 
 def goes_on(given: Runs, told: Told) -> str:

@@ -15,7 +15,15 @@ from peft import LoraConfig, PeftModel
 from torch import nn
 
 from peft_lessons.assignments.bug_clinic.m08_precision import small_classifier
-from peft_lessons.assignments.bug_clinic.shared import LLAMA_TARGETS, apart, each, small_batch, told_apart, with_adapter
+from peft_lessons.assignments.bug_clinic.shared import (
+    LLAMA_TARGETS,
+    apart,
+    each,
+    shuffled,
+    small_batch,
+    told_apart,
+    with_adapter,
+)
 from peft_lessons.assignments.core import Exercise, Property
 from peft_lessons.assignments.given import close
 from peft_lessons.assignments.told import Told
@@ -53,7 +61,7 @@ class Heads:
 
 def ask_heads(given: Heads, told: Told, differ: Callable[..., float], wrap: Callable[..., Any]) -> None:
     def found() -> None:
-        told["differences"] = [float(differ(model, make, given.batch)) for model, make in given]
+        told["differences"] = [float(differ(model, make, given.batch)) for model, make in shuffled(given, given.seed)]
 
     def mended() -> None:
         with apart(given.seed), tempfile.TemporaryDirectory() as folder:
@@ -70,11 +78,15 @@ def ask_heads(given: Heads, told: Told, differ: Callable[..., float], wrap: Call
     each(found, mended)
 
 
+def _ill(given: Heads) -> list[bool]:
+    return shuffled([ill for ill, _ in SETTINGS], given.seed)
+
+
 def differences(given: Heads, told: Told) -> str:
     found = told["differences"]
-    if wrong := told_apart([ill for ill, _ in SETTINGS], [not abs(difference) < 1e-4 for difference in found]):
+    if wrong := told_apart(_ill(given), [not abs(difference) < 1e-4 for difference in found]):
         return f"a difference above 0 is a loss: {wrong}"
-    for (model, make), difference in zip(given, found, strict=True):
+    for (model, make), difference in zip(shuffled(given, given.seed), found, strict=True):
         with tempfile.TemporaryDirectory() as folder, torch.no_grad():
             model.save_pretrained(folder)
             again = PeftModel.from_pretrained(make(), folder).eval()(**given.batch).logits

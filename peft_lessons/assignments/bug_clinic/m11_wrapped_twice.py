@@ -16,6 +16,7 @@ from peft_lessons.assignments.bug_clinic.shared import (
     apart,
     each,
     same_names,
+    shuffled,
     small_batch,
     small_lora,
     small_model,
@@ -69,7 +70,7 @@ class Rerun:
 
 def ask_rerun(given: Rerun, told: Told, find: Callable[..., bool], rewrap: Callable[..., Any]) -> None:
     def found() -> None:
-        told["said"] = [find(model) for model in given]
+        told["said"] = [find(model) for model in shuffled(given, given.seed)]
 
     def mended() -> None:
         with apart(given.seed):
@@ -82,7 +83,7 @@ def ask_rerun(given: Rerun, told: Told, find: Callable[..., bool], rewrap: Calla
 
 
 def told_them_apart(given: Rerun, told: Told) -> str:
-    return told_apart(ILL, told["said"])
+    return told_apart(shuffled(ILL, given.seed), told["said"])
 
 
 def only_the_new(given: Rerun, told: Told) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from peft_lessons.assignments.bug_clinic.shared import each, small_batch, small_model, told_apart
+from peft_lessons.assignments.bug_clinic.shared import each, shuffled, small_batch, small_model, told_apart
 from peft_lessons.assignments.core import Exercise, Property
 from peft_lessons.assignments.told import Told
 from peft_lessons.tasks import IGNORED
@@ -69,7 +69,7 @@ class Prompts:
 
 def ask_prompts(given: Prompts, told: Told, find: Callable[..., bool], add: Callable[..., tuple[Tensor, ...]]) -> None:
     def found() -> None:
-        told["said"] = [find(loss_of, prompt) for loss_of, prompt in given]
+        told["said"] = [find(*run) for run in shuffled(given, given.seed)]
 
     def mended() -> None:
         embeds, mask, labels, prompt = given.parts
@@ -82,7 +82,7 @@ def ask_prompts(given: Prompts, told: Told, find: Callable[..., bool], add: Call
 
 
 def told_them_apart(given: Prompts, told: Told) -> str:
-    return told_apart(ILL, told["said"])
+    return told_apart(shuffled(ILL, given.seed), told["said"])
 
 
 def in_front(given: Prompts, told: Told) -> str:

@@ -5,9 +5,9 @@ Source: peft 0.21.2 wraps the models; they are transformers' own, of two blocks 
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from peft import LoraConfig, PeftConfig, get_peft_model
@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from peft_lessons.assignments.given import random_model
 
+Item = TypeVar("Item")
 LLAMA_TARGETS = ["q_proj", "v_proj"]
 
 
@@ -76,6 +77,12 @@ def base_hash(model: nn.Module) -> str:
     for name in sorted(found):
         digest.update(name.encode() + found[name].detach().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def shuffled(items: Iterable[Item], seed: int) -> list[Item]:
+    """The items in an order drawn from the seed, so that no order of ill and sound runs can be learned by heart."""
+    found = list(items)
+    return [found[i] for i in torch.randperm(len(found), generator=torch.Generator().manual_seed(seed)).tolist()]
 
 
 def each(*steps: Callable[[], None]) -> None:
