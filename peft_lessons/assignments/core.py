@@ -102,7 +102,7 @@ class Exercise:
                 wrong = p.wrong(given, told)
             except Untold:
                 wrong = f"your code stopped before: {told.error}" if told.error else "your code did not say."
-            except (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError) as error:
+            except (TypeError, ValueError, ArithmeticError, RuntimeError, AttributeError, LookupError) as error:
                 wrong = f"what came back is not of the kind asked for ({type(error).__name__}: {error})."
             found.append(Finding(p.name, p.points, wrong))
         return found

@@ -33,7 +33,7 @@ MERGEABLE = {
     "prefix tuning": False,
     "prompt tuning": False,
 }
-RULES = ("memory", "disk", "tenants", "merged", "margin")
+RULES = ("memory", "disk", "tenants", "base", "merged", "only merged", "margin", "stored")  # a case for each
 
 
 @dataclass(frozen=True)
@@ -43,32 +43,34 @@ class Case:
     options: list[Option]
     needs: dict[str, Any]
 
-    def fits(self, option: Option, ignored: str = "") -> bool:
-        """Whether an option does what is needed; one rule may be ignored."""
+    def fits(self, option: Option, broken: str = "") -> bool:
+        """Whether an option does what is needed; a rule may be broken, as people break it."""
         needs = self.needs
-        tenants = 1 if ignored == "tenants" else needs["tenants"]
-        merged = needs["merged"] and ignored != "merged"
-        disk = tenants * BASE if merged and ignored != "copies" else BASE + tenants * option["stored_bytes"]
+        tenants = 1 if broken == "tenants" else needs["tenants"]
+        merged = needs["merged"] and broken != "merged"
+        base = 0 if broken == "base" else BASE
+        disk = tenants * BASE if merged and broken != "copies" else base + tenants * option["stored_bytes"]
         return (
-            (ignored == "memory" or option["peak_bytes"] <= needs["memory"])
-            and (ignored == "disk" or disk <= needs["disk"])
-            and (option["mergeable"] or not merged)
+            (broken == "memory" or option["peak_bytes"] <= needs["memory"])
+            and (broken == "disk" or disk <= needs["disk"])
+            and (option["mergeable"] or not (merged or broken == "only merged"))
         )
 
-    def right(self, ignored: str = "") -> str | None:
-        """The name of the right option; None where none fits."""
-        fitting = [option for option in self.options if self.fits(option, ignored)]
+    def right(self, broken: str = "") -> str | None:
+        """The name of the right option, or of what comes out when a rule is broken; None where none fits."""
+        fitting = [option for option in self.options if self.fits(option, broken)]
         if not fitting:
             return None
         best = max(option["accuracy"] for option in fitting)
-        margin = 0 if ignored == "margin" else self.needs["margin"]
+        margin = 0 if broken == "margin" else self.needs["margin"]
         near = [option for option in fitting if option["accuracy"] >= best - margin]
-        return min(near, key=lambda option: option["stored_bytes"])["name"]
+        cost = "peak_bytes" if broken == "stored" else "stored_bytes"
+        return min(near, key=lambda option: option[cost])["name"]
 
 
 @seeded
 def draw_cases(g: torch.Generator) -> list[Case]:
-    """For each rule a case that comes out otherwise without it; two in which nothing fits; one for the baseline."""
+    """For each rule a case that turns on it; two in which nothing fits; one for the baseline."""
     rng = random.Random(int(torch.randint(2**31, (), generator=g)))
     found = [_first(partial(_decides, rule), rng) for rule in RULES]
     found += [_first(partial(_forbids, rule), rng) for rule in ("copies", "memory")]

@@ -27,7 +27,7 @@ METHODS: dict[str, Method] = {
     "Pfeiffer": Pfeiffer(bottleneck=8),
 }
 FIELDS = ("method", "lr", "steps", "seeds", "test", "mean", "spread", "majority class", "zero-shot")
-ROWS = {"validation": 16, "test": 16}
+ROWS = {"validation": 28, "test": 28}
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,10 @@ def draw_trial(g: torch.Generator) -> Trial:
         return choices[int(torch.randint(len(choices), (), generator=g))]
 
     name = list(METHODS)[int(torch.randint(len(METHODS), (), generator=g))]
-    low, good, high = one_of(1e-6, 3e-6), one_of(4e-3, 6e-3, 8e-3), one_of(0.3, 0.5)
+    low, good, high = one_of(1e-6, 3e-6), one_of(6e-3, 8e-3, 1e-2), one_of(0.3, 0.5)
     rates = ((low, good, high), (high, good, low), (low, high, good), (high, low, good))
     order = rates[int(torch.randint(len(rates), (), generator=g))]
-    steps, row = int(torch.randint(8, 11, (), generator=g)), int(torch.randint(100, (), generator=g))
+    steps, row = int(torch.randint(12, 15, (), generator=g)), int(torch.randint(100, (), generator=g))
     return Trial(name, order, steps, row)
 
 

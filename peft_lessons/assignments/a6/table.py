@@ -103,7 +103,7 @@ def _rows(given: list[Study], told: Told) -> Iterator[tuple[Study, str, dict[str
 
 def same(found: object, right: float) -> bool:
     """Whether it is this number."""
-    return isinstance(found, int | float) and abs(found - right) < 1e-9
+    return isinstance(found, int | float) and right - 1e-9 < found < right + 1e-9
 
 
 def _best(runs: list[Run]) -> float:
