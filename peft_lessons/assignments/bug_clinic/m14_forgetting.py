@@ -1,7 +1,7 @@
 """M14. "LoRA cannot forget, the base is frozen": with the adapter on, the old task is as lost as any.
 
-Source: refact-ai/refact issue 311, huggingface/transformers issue 24330; that LoRA forgets less than full fine-tuning
-is Biderman et al. 2024, and did not show at this course's scale.
+Source: refact issue 311, huggingface/transformers issue 24330. That LoRA forgets less than full fine-tuning
+is Biderman et al. 2024, "LoRA Learns Less and Forgets Less"; it is not asked for here.
 """
 
 from collections.abc import Callable
