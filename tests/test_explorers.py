@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from peft_lessons import load_base
+from peft_lessons import load_base, remember
 from peft_lessons.accounting.spectrum import lora_parameters, spectrum
-from peft_lessons import remember
 from peft_lessons.explorers import picture, svg
 from peft_lessons.explorers.base import Explorer, labelled
 from peft_lessons.explorers.rank import RankExplorer, explore_rank

@@ -31,7 +31,6 @@ from peft_lessons import (
     evaluate,
     fit,
     load_base,
-    load_task,
     majority,
     quantize,
     zero_shot,

@@ -50,25 +50,25 @@ WRONG = {
     "a5.ia3_merge": {
         "rows and columns swapped": [
             (
-                "if feedforward:\n        return W * l[None, :], b\n    return l[:, None] * W, l * b",
-                "if not feedforward:\n        return W * l.mean(), b\n    return W * l.mean(), b",
+                "if feedforward:\n        return W * scale[None, :], b\n    return scale[:, None] * W, scale * b",
+                "if not feedforward:\n        return W * scale.mean(), b\n    return W * scale.mean(), b",
             )
         ],
-        "bias forgotten": [("l * b", "b")],
+        "bias forgotten": [("scale * b", "b")],
         "bias rescaled in the feed-forward network": [
-            ("return W * l[None, :], b", "return W * l[None, :], b * l.mean()")
+            ("return W * scale[None, :], b", "return W * scale[None, :], b * scale.mean()")
         ],
-        "adds": [("l[:, None] * W", "l[:, None] + W")],
-        "adds 1": [("l[:, None] * W, l * b", "(1 + l[:, None]) * W, (1 + l) * b")],
-        "the difference alone": [("l[:, None] * W, l * b", "(l[:, None] - 1) * W, (l - 1) * b")],
-        "nothing for the feed-forward network": [("W * l[None, :], b", "W, b")],
-        "transposed": [("W * l[None, :], b", "(W * l[None, :]).T, b")],
-        "divides": [("l[:, None] * W, l * b", "W / l[:, None], b / l")],
+        "adds": [("scale[:, None] * W", "scale[:, None] + W")],
+        "adds 1": [("scale[:, None] * W, scale * b", "(1 + scale[:, None]) * W, (1 + scale) * b")],
+        "the difference alone": [("scale[:, None] * W, scale * b", "(scale[:, None] - 1) * W, (scale - 1) * b")],
+        "nothing for the feed-forward network": [("W * scale[None, :], b", "W, b")],
+        "transposed": [("W * scale[None, :], b", "(W * scale[None, :]).T, b")],
+        "divides": [("scale[:, None] * W, scale * b", "W / scale[:, None], b / scale")],
         "flag ignored": [
-            ("if feedforward:", "if len(l) == W.shape[1]:"),
-            ("W * l[None, :], b", "W * l[None, :], b * l[: len(b)]"),
+            ("if feedforward:", "if len(scale) == W.shape[1]:"),
+            ("W * scale[None, :], b", "W * scale[None, :], b * scale[: len(b)]"),
         ],
-        "the check patched": PATCHED_CHECK + "\ndef merge(W, b, l, feedforward):\n    return W, b\n",
+        "the check patched": PATCHED_CHECK + "\ndef merge(W, b, scale, feedforward):\n    return W, b\n",
     },
     "a5.count": {
         "two vectors": [
@@ -239,10 +239,10 @@ RIGHT = {
     },
     "a5.ia3_merge": {
         "by diagonal matrices": [
-            ("W * l[None, :], b", "W @ torch.diag(l), b"),
-            ("l[:, None] * W, l * b", "torch.diag(l) @ W, torch.diag(l) @ b"),
+            ("W * scale[None, :], b", "W @ torch.diag(scale), b"),
+            ("scale[:, None] * W, scale * b", "torch.diag(scale) @ W, torch.diag(scale) @ b"),
         ],
-        "transposed and back": [("l[:, None] * W", "(W.T * l).T")],
+        "transposed and back": [("scale[:, None] * W", "(W.T * scale).T")],
     },
     "a5.count": {
         "by a list": [
