@@ -70,6 +70,12 @@ def test_a_survivor_is_noticed() -> None:
     assert not survivor.fine and not strict.fine and "NOT AS IT SHOULD BE" in str(survivor)
 
 
+@pytest.mark.parametrize("code", ["def count_lora(", "def count_lora(a, b, c):\n    return nothing", "other = 1"])
+def test_an_answer_that_cannot_be_run_is_no_test_of_a_grader(code: str) -> None:
+    (verdict,) = engine.run(QUESTIONS["a3.count"], {("wrong", "cut off"): code})
+    assert not verdict.fine and verdict.broken
+
+
 # ---- asking and judging ----
 
 

@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "notebooks" / "assignments" / "source"
 sys.path[:0] = [str(ROOT / "tests")]
 SEEDS = (11, 12)  # not the one that `check` uses
+CANNOT = "cannot be run:"
 HIDDEN = re.compile(r"^### BEGIN HIDDEN TESTS\n.*?^### END HIDDEN TESTS\n?", re.MULTILINE | re.DOTALL)
 SOLVED = re.compile(r"^(\s*)### BEGIN SOLUTION\n.*?^\s*### END SOLUTION\n?", re.MULTILINE | re.DOTALL)
 
@@ -41,10 +42,13 @@ class Verdict:
     points: int
     most: int
     wrong: tuple[str, ...]  # the properties that it lacks
+    broken: str = ""  # why the code of a wrong answer cannot even be run: then it tests nothing
 
     @property
     def fine(self) -> bool:
         """Whether the grader did as it should."""
+        if self.broken:
+            return False
         if self.kind == "stub":
             return self.points == 0
         return (self.points < self.most) is (self.kind == "wrong")
@@ -52,9 +56,8 @@ class Verdict:
     def __str__(self) -> str:
         verdict = {"wrong": "caught", "stub": "no points"}.get(self.kind, "full marks")
         says = verdict if self.fine else "NOT AS IT SHOULD BE"
-        return (
-            f"{self.exercise:<22} {self.kind:<9} {self.answer:<38} {says:<10} {self.points}/{self.most}  "
-            + ", ".join(self.wrong)
+        return f"{self.exercise:<22} {self.kind:<9} {self.answer:<38} {says:<10} {self.points}/{self.most}  " + (
+            self.broken or ", ".join(self.wrong)
         )
 
 
@@ -132,9 +135,10 @@ def run(question: Question, answers: dict[tuple[str, str], str]) -> Iterator[Ver
             findings = asked.judge(told, seed)
             points = min(points, sum(f.points for f in findings if f.right))
             lacks |= dict.fromkeys(f.name for f in findings if not f.right)
+            broken = told.error if kind == "wrong" and told.error.startswith((CANNOT, "NameError")) else ""
             if lacks:
                 break  # what is caught once is caught
-        yield Verdict(question.exercise, kind, name, points, asked.points, tuple(lacks))
+        yield Verdict(question.exercise, kind, name, points, asked.points, tuple(lacks), broken)
 
 
 def _in_a_process(function: Any, *args: object) -> None:
@@ -147,11 +151,17 @@ def _in_a_process(function: Any, *args: object) -> None:
 
 def _tell(question: Question, code: str, namespace: dict[str, Any], seed: int, folder: str) -> None:
     from peft_lessons.assignments.core import exercise
+    from peft_lessons.assignments.told import Told
 
-    asked = exercise(question.exercise)
-    exec(compile(code, "<answer>", "exec"), namespace)
-    answers = tuple(eval(name, namespace) for name in question.answers)
-    asked.told_by(answers, seed).save(Path(folder))
+    asked, told = exercise(question.exercise), Told()
+    try:
+        exec(compile(code, "<answer>", "exec"), namespace)
+        answers = tuple(eval(name, namespace) for name in question.answers)
+    except Exception as error:
+        told.error = f"{CANNOT} {type(error).__name__}: {error}"
+    else:
+        told = asked.told_by(answers, seed)
+    told.save(Path(folder))
 
 
 def assignment_of(path: Path) -> str:
