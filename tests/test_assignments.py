@@ -43,6 +43,10 @@ def test_wrong_answers_lose_marks_and_right_ones_keep_them(name: str) -> None:
     assert not [str(verdict) for verdict in found if not verdict.fine]
 
 
+def test_there_are_as_many_wrong_answers_as_the_readme_says() -> None:
+    assert sum(len(tried(name)[0]) for name in QUESTIONS) > 800
+
+
 def test_every_exercise_is_asked_once_with_its_points() -> None:
     assert set(QUESTIONS) == set(Exercise.registry)
     assert {name: q.points for name, q in QUESTIONS.items()} == {n: e.points for n, e in Exercise.registry.items()}

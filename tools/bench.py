@@ -169,13 +169,17 @@ def bench_explorers(repeats: int = 200) -> None:
 
 
 def bench_lessons() -> None:
-    """Run every lesson from top to bottom, as `make notebooks` does."""
+    """Run every lesson, explorer and solution from top to bottom, as `make notebooks` does."""
     print("lessons, seconds from an empty kernel")
-    for path in sorted([*(ROOT / "notebooks").glob("[0-9]*.ipynb"), *(ROOT / "notebooks/explore").glob("*.ipynb")]):
+    for path in (p for part in ("[0-9]*", "explore/*", "assignments/solution/*") for p in _notebooks(part)):
         begun = time.perf_counter()
         notebook = nbformat.read(path, as_version=4)
         NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(path.parent)}}).execute()
         print(f"  {path.stem:<28} {time.perf_counter() - begun:6.0f}")
+
+
+def _notebooks(pattern: str) -> list[Path]:
+    return sorted((ROOT / "notebooks").glob(f"{pattern}.ipynb"))
 
 
 def bench_setup() -> None:
