@@ -1,10 +1,6 @@
 """Wrong and differently written answers to assignment 5, (IA)3 and soft prompts."""
 
-PATCHED_CHECK = """
-import peft_lessons.assignments.core as core
-core.Exercise.judge = lambda self, told, seed: [core.Finding(p.name, p.points, "") for p in self.properties]
-core.check = core.grade = check = grade = lambda name, *answers: 99.0
-"""
+from answers import PATCHED_CHECK
 
 WRONG = {
     "a5.ia3_layer": {
