@@ -1,6 +1,6 @@
 """Wrong and differently written answers to assignment 1, in-context learning."""
 
-from answers.a3 import PATCHED_CHECK
+from answers import PATCHED_CHECK
 
 HEAD = "        head = [tokenizer.bos_token_id, *tokens(prompt)]"
 SUM = "                scores[i, j] += log_p[place - 1, token]"

@@ -1,6 +1,6 @@
 """Wrong and differently written answers to assignment 2, adapters and selective methods."""
 
-from answers.a3 import PATCHED_CHECK
+from answers import PATCHED_CHECK
 
 OUT = "return h + z @ self.up.T + self.up_bias"
 SQUEEZE = "z = F.gelu(h @ self.down.T + self.down_bias)"

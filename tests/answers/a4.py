@@ -1,6 +1,6 @@
 """Wrong and differently written answers to assignment 4, memory."""
 
-from answers.a3 import PATCHED_CHECK
+from answers import PATCHED_CHECK
 
 LOOPS = """    for optimizer in ("adamw_fused", "adamw_8bit"):
         for checkpointing in (False, True):

@@ -1,6 +1,6 @@
 """Wrong and differently written answers to assignment 6, choosing a method."""
 
-from answers.a3 import PATCHED_CHECK
+from answers import PATCHED_CHECK
 
 WRONG = {
     "a6.table": {

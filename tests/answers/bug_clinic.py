@@ -1,6 +1,6 @@
 """Wrong and differently written answers to the bug clinic's fifteen cases."""
 
-from answers.a3 import PATCHED_CHECK
+from answers import PATCHED_CHECK
 
 
 def instead(line: str, *lines: str) -> list[tuple[str, str]]:
