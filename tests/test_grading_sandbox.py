@@ -62,9 +62,7 @@ def test_memory_that_no_limit_of_a_process_counts_ends_the_run() -> None:
 
 @pytest.mark.parametrize("bomb", ["while True: os.fork()", "while True:\n    if os.fork(): time.sleep(60)"])
 def test_a_fork_bomb_ends_the_run(bomb: str) -> None:
-    why, runs = run(f"import os, time\n{bomb}")
-    # On a machine out of breath forking itself can fail first: then the cell is seen to have ended by that.
-    assert why == "it started more than 30 processes" or runs[0].ended in ("died", "error")
+    assert run(f"import os, time\n{bomb}")[0] == "it started more than 30 processes"
 
 
 @pytest.mark.parametrize(
