@@ -65,6 +65,11 @@ def test_a_fork_bomb_ends_the_run(bomb: str) -> None:
     assert run(f"import os, time\n{bomb}")[0] == "it started more than 30 processes"
 
 
+def test_a_fork_bomb_ends_the_run_before_any_watch_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "INTERVAL", 60)
+    assert run("import os\nwhile True: os.fork()", cell_seconds=2)[0] == "it started more than 30 processes"
+
+
 @pytest.mark.parametrize(
     "writing",
     [

@@ -53,23 +53,32 @@ def outputs_of(message: dict[str, Any]) -> dict[str, Any] | None:
     return None
 
 
+def leave_if_crowded(job: dict[str, Any]) -> None:
+    """End all of it where too many processes run: enough of them keep the watch outside from its turn to look."""
+    if sum(name.isdecimal() for name in os.listdir("/proc")) > job["processes"]:
+        os._exit(job["crowded"])
+
+
 def run_cell(
-    manager: KernelManager, client: BlockingKernelClient, broken: zmq.Socket, source: str, seconds: float, most: int
+    manager: KernelManager, client: BlockingKernelClient, broken: zmq.Socket, source: str, job: dict[str, Any]
 ) -> tuple[list[dict[str, Any]], str]:
     """Run one cell; returns its outputs and how it ended: "ok", "error", or "time", "output" or "died".
 
     A cell that is over its time or has printed too much is interrupted; one that does not end then ends its kernel.
     `broken` tells of a connection that ended, because what came was larger than is ever taken.
     """
+    most = int(job["output_mb"] * 2**20)
     outputs: list[dict[str, Any]] = []
     written, stopped, replied = 0, "", 0.0
     request = client.execute(source, allow_stdin=False, stop_on_error=False)
-    end = time.monotonic() + seconds
+    end = time.monotonic() + job["cell_seconds"]
     while True:
         try:
             message = client.get_iopub_msg(timeout=0.2)
         except Empty:
             message = None
+        leave_if_crowded(job)
+        if message is None:
             if not manager.is_alive():
                 return outputs, stopped or "died"
             replied = replied or _replied(client, request)
@@ -138,7 +147,7 @@ def main(box: Path) -> None:
     broken = client.iopub_channel.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
     for number, source in enumerate(job["cells"]):
         started = time.monotonic()
-        outputs, ended = run_cell(manager, client, broken, source, job["cell_seconds"], most)
+        outputs, ended = run_cell(manager, client, broken, source, job)
         result = {"outputs": outputs, "ended": ended, "seconds": time.monotonic() - started}
         (box / "run" / f"{number}.json").write_text(json.dumps(result), encoding="utf-8")
         if not manager.is_alive():
