@@ -8,7 +8,6 @@ Source: the questions are in `data/quizzes/LESSON.toml`; what they claim is thei
 import tomllib
 from dataclasses import dataclass
 from html import escape
-from random import Random
 
 import ipywidgets as widgets
 
@@ -37,7 +36,7 @@ class Question:
 
 
 def load_quiz(lesson: str) -> tuple[Question, ...]:
-    """The questions of a lesson such as "07_lora"; the options stand in an order that the question's text decides.
+    """The questions of a lesson such as "07_lora", their options in the order of the file.
 
     Raises:
         LookupError: it has no quiz; the message lists those that have one.
@@ -47,12 +46,7 @@ def load_quiz(lesson: str) -> tuple[Question, ...]:
         known = ", ".join(sorted(path.stem for path in file.parent.glob("*.toml")))
         raise LookupError(f'There is no quiz for "{lesson}"; there is one for {known}.')
     found = tomllib.loads(file.read_text(encoding="utf-8"))["questions"]
-    return tuple(
-        Question(
-            q["asks"], tuple(Option(**option) for option in Random(q["asks"]).sample(q["options"], len(q["options"])))
-        )
-        for q in found
-    )
+    return tuple(Question(q["asks"], tuple(Option(**option) for option in q["options"])) for q in found)
 
 
 class Quiz(widgets.VBox):
@@ -68,7 +62,7 @@ class Quiz(widgets.VBox):
     def __init__(self, lesson: str):
         self.lesson, self.questions = lesson, load_quiz(lesson)
         before = remember.load(FOLDER, lesson)
-        self.choices = [self._radio(n, before.get(str(n))) for n in range(len(self.questions))]
+        self.choices = [self._radio(question, before.get(question.asks)) for question in self.questions]
         self.explanations = [widgets.HTML() for _ in self.questions]
         rows: list[widgets.DOMWidget] = []
         for n, question in enumerate(self.questions):
@@ -83,16 +77,16 @@ class Quiz(widgets.VBox):
         pairs = zip(self.choices, self.questions, strict=True)
         return sum(choice.index is not None and question.options[choice.index].right for choice, question in pairs)
 
-    def _radio(self, n: int, before: object) -> widgets.RadioButtons:
-        options = [option.says for option in self.questions[n].options]
-        index = before if isinstance(before, int) and 0 <= before < len(options) else None
-        return widgets.RadioButtons(options=options, index=index, layout=widgets.Layout(width="100%"))
+    @staticmethod
+    def _radio(question: Question, before: object) -> widgets.RadioButtons:
+        options = [option.says for option in question.options]
+        value = before if before in options else None
+        return widgets.RadioButtons(options=options, value=value, layout=widgets.Layout(width="100%"))
 
     def _changed(self, n: int) -> None:
         self._explain(n)
-        remember.store(
-            FOLDER, self.lesson, {str(i): c.index for i, c in enumerate(self.choices) if c.index is not None}
-        )
+        pairs = zip(self.questions, self.choices, strict=True)
+        remember.store(FOLDER, self.lesson, {q.asks: c.value for q, c in pairs if c.value is not None})
         record(f"quiz {self.lesson}", self.right(), len(self.questions))
 
     def _explain(self, n: int) -> None:
