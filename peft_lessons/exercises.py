@@ -11,23 +11,25 @@ def show_guess(guess: object, answer: object, unit: str = "") -> None:
     print(f"your guess: {mine}   the answer: {answer} {unit}".rstrip())
 
 
-def check_answer(answer: object, is_right: Callable[[object], bool], hint: str) -> None:
+def check_answer(answer: object, is_right: Callable[[object], bool | str], hint: str) -> None:
     """Check a learner's answer at once: not attempted, right, or not yet with a hint that does not give it away.
 
     Args:
         answer: None while the exercise is untouched.
-        is_right: told the answer, says whether it is right; an exception counts as not right, and is shown.
-        hint: one sentence on what to look at.
+        is_right: told the answer, says whether it is right, or in a sentence what is wrong with it; an exception counts
+            as not right, and is shown.
+        hint: one sentence on what to look at, where nothing better is known.
     """
     if answer is None:
         print(NOT_ATTEMPTED)
         return
     try:
-        right = bool(is_right(answer))
+        found = is_right(answer)
+        verdict = found if isinstance(found, str) else bool(found)
     except NotImplementedError:
         print(NOT_ATTEMPTED)
         return
     except Exception as error:  # the learner's own code may raise anything, and should see what
         print(f"not yet: {type(error).__name__}: {error}")
         return
-    print("right" if right else f"not yet: {hint}")
+    print("right" if verdict is True else f"not yet: {verdict or hint}")

@@ -16,6 +16,8 @@ import numpy as np
 from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import ConnectionPatch
+from matplotlib.transforms import offset_copy
 
 plt.style.use(Path(__file__).with_name("lessons.mplstyle"))
 
@@ -206,7 +208,7 @@ def plot_step(ax: Axes, live: np.ndarray, categories: Sequence[str], begins: Map
 
 
 def _label_ends(ax: Axes, x: float, ends: Mapping[str, float]) -> None:
-    """Write each line's name at its right end, pushed apart where ends would overlap, and not above the axes."""
+    """Write each line's name at its right end, not above the axes; names pushed apart are tied to their ends."""
     low, high = ax.get_ylim()
     gap = 0.075 * (high - low)
     names = sorted(ends, key=lambda name: ends[name])
@@ -216,6 +218,9 @@ def _label_ends(ax: Axes, x: float, ends: Mapping[str, float]) -> None:
     heights[-1] = min(heights[-1], high)
     for i in reversed(range(len(heights) - 1)):
         heights[i] = min(heights[i], heights[i + 1] - gap)
+    beside = offset_copy(ax.transData, ax.get_figure(root=True), x=7, units="points")
     for name, height in zip(names, heights, strict=True):
         colour, _ = style_of(name, list(ends).index(name))
+        if abs(height - ends[name]) > gap / 4:
+            ax.add_artist(ConnectionPatch((x, ends[name]), (x, height), "data", beside, color=colour, linewidth=0.7))
         ax.annotate(name, (x, height), (8, 0), textcoords="offset points", va="center", color=colour)

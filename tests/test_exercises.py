@@ -16,6 +16,9 @@ def unsolved():
         (unsolved, lambda f: f() == 3, "not attempted yet"),
         (2, lambda n: n == 3, "not yet: count again"),
         ("three", lambda n: n + 1 == 4, "not yet: TypeError: can only concatenate str"),
+        (2, lambda n: n == 3 or "one too few", "not yet: one too few"),
+        (2, lambda n: "" if n == 2 else True, "not yet: count again"),
+        (3, lambda n: n == 3 or "one too few", "right"),
         (3, lambda n: n == 3, "right"),
     ],
 )

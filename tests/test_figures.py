@@ -7,6 +7,7 @@ import pytest
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.patches import ConnectionPatch  # noqa: E402
 
 from peft_lessons import figures  # noqa: E402
 
@@ -35,6 +36,8 @@ def test_labels_at_the_ends_do_not_overlap(ax):
     figures.plot_runs(ax, [0, 1], {"a": [[0, 0.50]], "b": [[1, 0.501]], "c": [[0.2, 0.502]]})
     heights = sorted(text.xy[1] for text in ax.texts)
     assert min(np.diff(heights)) > 5
+    tied = [artist for artist in ax.get_children() if isinstance(artist, ConnectionPatch)]
+    assert sorted(artist.xy1[1] for artist in tied) == pytest.approx([50.1, 50.2])  # the lowest has not been moved
 
 
 def test_labels_of_lines_that_end_at_the_top_stay_inside(ax):
