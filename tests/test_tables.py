@@ -5,8 +5,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from transformers import BertConfig, GPT2Config, LlamaConfig, PretrainedConfig, Qwen2Config, T5Config
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    GPT2Config,
+    LlamaConfig,
+    PretrainedConfig,
+    Qwen2Config,
+    T5Config,
+)
 
+from peft_lessons import attach, quantize
 from peft_lessons.accounting.building import build_table
 from peft_lessons.accounting.explain import terms
 from peft_lessons.accounting.library import load_shape
@@ -164,6 +173,16 @@ def test_a_chunked_loss_is_for_decoders():
 def test_choices_that_do_not_exist_or_go_together(choices, said):
     with pytest.raises(ValueError, match=said):
         Setup(**choices)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_a_base_in_four_bits_holds_what_quantize_stores(name):
+    setup = Setup(LoRA(r=4), weights="nf4", device="cpu")
+    real = AutoModelForCausalLM.from_config(MODELS[name], dtype=setup.dtype).requires_grad_(False)
+    attach(quantize(real, backend="torch"), setup.method)
+    stored = [*real.parameters(), *(b for n, b in real.named_buffers() if n in real.state_dict())]
+    held = trace_setup(MODELS[name], setup, 1, 8).before("forward")["weights"]
+    assert held == pytest.approx(sum(t.numel() * t.element_size() for t in stored), abs=400)  # rotary frequencies
 
 
 def test_four_bit_weights_cannot_be_trained():

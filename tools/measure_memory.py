@@ -33,12 +33,12 @@ from peft_lessons import attach, load_base
 from peft_lessons.accounting.measure import measure_step
 from peft_lessons.accounting.measure_cuda import measure_with_peaks
 from peft_lessons.accounting.rules import RULES, inputs_of, judge
-from peft_lessons.accounting.setups import TYPES, Setup, build_on_meta, chunked_loss, kind_of, trace_setup
+from peft_lessons.accounting.setups import TYPES, Setup, build_on_meta, chunked_loss, kind_of, round_frozen, trace_setup
 from peft_lessons.accounting.step import CATEGORIES, StepMemory
 from peft_lessons.accounting.trace import Loss, model_loss
 from peft_lessons.bases import DATA, TextClassifier
-from peft_lessons.methods.core import require_attachment, set_submodule
-from peft_lessons.methods.targets import is_linear, output_layer
+from peft_lessons.methods.core import require_attachment
+from peft_lessons.methods.targets import is_linear
 
 ROOT = Path(__file__).resolve().parent.parent
 OPTIMIZERS = {
@@ -72,11 +72,11 @@ def build(case: Case, config: PretrainedConfig) -> torch.nn.Module:
             auto = AutoModelForCausalLM if decoder else AutoModel
             model = auto.from_config(config, dtype=setup.dtype, attn_implementation=attention, **extra)
         model = model if decoder else TextClassifier(model)
+    if setup.weights == "nf4":
+        round_frozen(model, setup.method, "bitsandbytes")
     attach(model, setup.method)
     if isinstance(model, TextClassifier):
         model.set_head(("no", "yes"))
-    if setup.weights == "nf4":
-        quantize(model, device)
     for module in require_attachment(model).added.values():
         for parameter in module.parameters() if not is_linear(module) else ():
             if parameter.requires_grad:
@@ -86,25 +86,6 @@ def build(case: Case, config: PretrainedConfig) -> torch.nn.Module:
         inner.config.use_cache = False
         inner.activation_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
     return model.train()
-
-
-def quantize(model: torch.nn.Module, device: torch.device) -> None:
-    """Put bitsandbytes' NF4 layer with double quantisation in place of every frozen linear layer but the head."""
-    for name, layer in list(model.named_modules()):
-        if not is_linear(layer) or layer is output_layer(model) or layer.weight.requires_grad:
-            continue
-        small = bitsandbytes.nn.Linear4bit(
-            layer.in_features,
-            layer.out_features,
-            layer.bias is not None,
-            layer.weight.dtype,
-            True,
-            "nf4",
-            device="meta",
-        )
-        small.weight = bitsandbytes.nn.Params4bit(layer.weight.data.cpu(), requires_grad=False, quant_type="nf4")
-        small.bias = layer.bias
-        set_submodule(model, name, small.to(device))
 
 
 def batch_for(case: Case, config: PretrainedConfig) -> dict[str, torch.Tensor]:

@@ -158,6 +158,7 @@ def cpu() -> Iterator[Case]:
     yield _on_cpu(gpt2, FULL, 4, 128)
     yield _on_cpu(gpt2, FULL, 4, 128, attention="eager", optimizer="sgd_momentum")
     yield _on_cpu(gpt2, ALL_LINEAR, 4, 128)
+    yield _on_cpu(gpt2, ALL_LINEAR, 4, 128, weights="nf4")
     yield _on_cpu(gpt2, ALL_LINEAR, 8, 128, checkpointing=True, keep_output=True)
     yield _on_cpu(bert, FULL, 8, 128)
     yield _on_cpu(bert, FULL, 8, 128, padding=True, optimizer="adamw_foreach")

@@ -5,8 +5,8 @@ inference    operations and cache of an answer
 spectrum, budgets, updates       singular values; methods at one budget; the size of a step
 
 trace        live bytes over one step, op by op, also without memory (meta tensors)
-setups       every choice that changes memory, and the model it means; `kernels`, `autocast`, `optimizers` and
-             `quantized` stand in for what meta tensors cannot run
+setups       every choice that changes memory, and the model it means; `kernels`, `autocast` and `optimizers`
+             stand in for what meta tensors cannot run
 tables       a step's bytes as polynomials in layers, batch, length and rank: `polynomials` fits, `building` traces,
              `library` keeps them
 memory       the same in closed form, for the Llama family

@@ -5,7 +5,7 @@ Source: the choices are those of transformers 5, peft 0.21 and PyTorch 2.13, eac
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +21,12 @@ from transformers.models.auto.modeling_auto import (
 from peft_lessons.accounting.autocast import MetaAutocast, recompute
 from peft_lessons.accounting.kernels import KERNELS, attention_name, kernels
 from peft_lessons.accounting.optimizers import OPTIMIZERS
-from peft_lessons.accounting.quantized import quantize
 from peft_lessons.accounting.step import StepMemory
 from peft_lessons.accounting.trace import model_loss, trace_step
 from peft_lessons.bases import TextClassifier
 from peft_lessons.methods.attaching import attach
 from peft_lessons.methods.core import Method, require_attachment
+from peft_lessons.methods.quantizing import quantize
 from peft_lessons.methods.reparameterized.lora import LoRA
 from peft_lessons.methods.targets import is_linear, linear_layers, output_layer
 
@@ -152,15 +152,16 @@ def build_on_meta(config: PretrainedConfig, setup: Setup, n_layers: int | None =
         parameter.data = parameter.data.to(setup.dtype)
     if kind == "encoder":
         model = TextClassifier(model)
-    attach(model, setup.method)
-    if kind == "encoder":
-        model.set_head(("no", "yes"))
     if setup.weights == "nf4":
         if config.model_type == "t5":
             raise ValueError("T5 in 4 bits is not traced: transformers keeps its feed-forward output in float32 then.")
-        if all(layer.weight.requires_grad for layer in linear_layers(model).values()):
-            raise ValueError("4-bit weights cannot be trained: choose a method that leaves the base frozen.")
-        quantize(model, keep=output_layer(model), upcast=setup.upcast)
+        round_frozen(model, setup.method, "torch")
+        if setup.upcast:
+            for parameter in model.parameters():
+                parameter.data = parameter.data.float()
+    attach(model, setup.method)
+    if kind == "encoder":
+        model.set_head(("no", "yes"))
     for module in require_attachment(model).added.values():
         if not is_linear(module):  # a copy of the output layer keeps its type
             for parameter in module.parameters():
@@ -174,6 +175,20 @@ def build_on_meta(config: PretrainedConfig, setup: Setup, n_layers: int | None =
             {"use_reentrant": False, "preserve_rng_state": False, "context_fn": recompute}
         )
     return model.train()
+
+
+def round_frozen(model: nn.Module, method: Method, backend: Literal["torch", "bitsandbytes"]) -> None:
+    """Put in four bits, in place, every linear layer of a base that a method will leave frozen.
+
+    Raises:
+        ValueError: it leaves none.
+    """
+    trained = set(method.trains(model))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trained)
+    if all(layer.weight.requires_grad for layer in linear_layers(model).values()):
+        raise ValueError("4-bit weights cannot be trained: choose a method that leaves the base frozen.")
+    quantize(model, backend=backend)
 
 
 def batch_on_meta(config: PretrainedConfig, batch: int, length: int) -> dict[str, Tensor]:
