@@ -67,7 +67,7 @@ def test_a_fork_bomb_ends_the_run(bomb: str) -> None:
 
 def test_a_fork_bomb_ends_the_run_before_any_watch_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "INTERVAL", 60)
-    assert run("import os\nwhile True: os.fork()", cell_seconds=2)[0] == "it started more than 30 processes"
+    assert run("import os\nwhile True: os.fork()")[0] == "it started more than 30 processes"
 
 
 @pytest.mark.parametrize(
