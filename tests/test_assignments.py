@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import mutants as engine
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save
@@ -115,6 +116,18 @@ def test_an_exception_of_the_learner_is_shown(doubling: Callable, capsys: pytest
     assert "your code stopped before: ZeroDivisionError: division by zero" in capsys.readouterr().out
     check("test.double", lambda x: nn.Linear(1, 1))
     assert "y came back as a Linear; a tensor, number, text or list of these is right" in capsys.readouterr().out
+    check("a4.states", lambda model: {"weights": 0})
+    assert "KeyError: 'gradients', while the check used what your code gave back" in capsys.readouterr().out
+    check("test.double", lambda x: {}[x])
+    assert "your code stopped before: KeyError: 3\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", [6.0, torch.tensor(6), np.int64(6), np.float32(6)])
+def test_a_number_may_be_any_librarys(doubling: Callable, number: object) -> None:
+    told = Told()
+    told["y"], told["among others"] = [number], {"n": [number, range(2)]}
+    assert told["y"] == [6] and told["among others"] == {"n": [6, [0, 1]]}
+    assert check(doubling().name, lambda x: number) == 2
 
 
 def test_grade_takes_numbers_that_check_does_not(doubling: Callable, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,8 @@ marks of a test cell are nbgrader's.
 
 import os
 import secrets
+import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +90,9 @@ class Exercise:
         except (Exception, SystemExit) as error:  # the learner's own code may raise anything, and should read what
             if isinstance(error, NotImplementedError) and not told:
                 return told
-            told.error = f"{type(error).__name__}: {error}"[:500]
+            told.error = f"{type(error).__name__}: {error}"[:400]
+            if not _by_the_learner(error):
+                told.error += ", while the check used what your code gave back"
         told.attempted = True
         return told
 
@@ -106,6 +110,13 @@ class Exercise:
                 wrong = f"what came back is not of the kind asked for ({type(error).__name__}: {error})."
             found.append(Finding(p.name, p.points, wrong))
         return found
+
+
+def _by_the_learner(error: BaseException) -> bool:
+    """Whether code that is neither this package's nor a library's was running when the error came."""
+    ours = (str(Path(__file__).parents[1]), sys.prefix, sys.base_prefix)
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(not frame.filename.startswith((*ours, "<frozen")) for frame in frames)
 
 
 class Points(float):

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -104,9 +105,11 @@ class Told:
 
 
 def _plain(value: object, name: str) -> Value:
+    if isinstance(value, Tensor | np.generic) and value.ndim == 0:
+        value = value.item()  # one number, of torch's or NumPy's
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | range):
         return [_plain(v, name) for v in value]
     if isinstance(value, dict):
         return {str(k): _plain(v, name) for k, v in value.items()}
