@@ -150,10 +150,10 @@ def _names(layers: Mapping[str, Linear]) -> str:
 
 @dataclass(frozen=True)
 class Block:
-    """One transformer block: its path, and the paths of its linear layers, in the model's order."""
+    """One transformer block: its path, and the paths of its linear layers, in the model's order but for the outputs."""
 
     path: str
-    attention: tuple[str, ...]  # self-attention's, the output projection last
+    attention: tuple[str, ...]  # self-attention's, the output projection last (Phi-3 defines it first)
     cross_attention: tuple[str, ...]
     ffn: tuple[str, ...]  # two, or three where the FFN is gated; the output last
 
@@ -217,7 +217,7 @@ def stacks(model: nn.Module) -> list[list[Block]]:
 
 
 def _block(path: str, module: nn.Module) -> Block:
-    layers = [f"{path}.{name}" for name in linear_layers(module)]
+    layers = {f"{path}.{name}": layer for name, layer in linear_layers(module).items()}
     outer: list[str] = []
     for name, part in module.named_modules():
         if "attention" in type(part).__name__.lower() and not any(f"{path}.{name}".startswith(f"{o}.") for o in outer):
@@ -227,6 +227,9 @@ def _block(path: str, module: nn.Module) -> Block:
     taken = {layer for group in attention for layer in group}
     ffn = tuple(layer for layer in layers if layer not in taken)
     first, *others = attention or [()]
+    if ffn:  # both outputs are as wide as the residual stream
+        wide = [layer for layer in first if sizes(layers[layer])[0] == sizes(layers[ffn[-1]])[0]]
+        first = tuple(sorted(first, key=lambda layer: layer in wide[-1:]))
     return Block(path, first, tuple(layer for group in others for layer in group), ffn)
 
 
