@@ -2,7 +2,14 @@
 
 import models
 import torch
-from transformers import BertConfig, BertForSequenceClassification, T5Config, T5ForConditionalGeneration
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    MptConfig,
+    MptForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from peft_lessons.methods.core import trained_parameters
 
@@ -84,6 +91,13 @@ def t5(n_layers=2):
     model = lively(T5ForConditionalGeneration(config)).eval().requires_grad_(False)
     model.tokenizer = models.tokenizer("right")
     return model
+
+
+def mpt():
+    """A decoder that is told no positions: it counts places."""
+    torch.manual_seed(1)
+    config = MptConfig(d_model=16, n_heads=2, n_layers=2, max_seq_len=128, **models.SIZE)
+    return models._as_base(lively(MptForCausalLM(config)), "left")
 
 
 BASES = {"llama": llama, "gpt2": gpt2, "bert": bert}

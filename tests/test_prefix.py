@@ -19,6 +19,7 @@ from transformers import (
     GPTBigCodeConfig,
     LlamaConfig,
     MistralConfig,
+    Phi3Config,
     Qwen2Config,
 )
 
@@ -54,6 +55,7 @@ SHARED = {
     "one head of keys": of(LlamaConfig, num_attention_heads=4, num_key_value_heads=1, **COMMON),
     "Qwen2": of(Qwen2Config, num_attention_heads=4, num_key_value_heads=2, **COMMON),
     "Mistral": of(MistralConfig, num_attention_heads=4, num_key_value_heads=2, **COMMON),
+    "Phi-3, output first": of(Phi3Config, num_attention_heads=4, num_key_value_heads=2, **COMMON),
     "GPTBigCode": of(GPTBigCodeConfig, n_embd=16, n_layer=2, n_head=4, n_positions=64),
 }
 
@@ -77,6 +79,13 @@ def test_the_cache_of_a_text_is_that_text_prepended(base, side):
     model, ids = text_prefix(base)
     assert difference(at_tokens(model, side=side), prepended(base, ids)) < 1e-5
     assert difference(at_tokens(model), at_tokens(base())) > 1e-2, "the prefix must be seen at all"
+
+
+def test_a_text_longer_than_the_window_begins_a_prefix_of_all_its_tokens():
+    window = of(MistralConfig, num_attention_heads=4, num_key_value_heads=2, sliding_window=3, **COMMON)
+    model, ids = text_prefix(window)
+    assert len(ids) > 3
+    assert difference(at_tokens(model), prepended(window, ids)) < 1e-5
 
 
 def test_the_first_layer_of_an_encoder_reads_it_as_a_text_in_front():

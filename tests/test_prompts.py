@@ -16,12 +16,15 @@ from prompted import BASES, DECODERS, ROWS, at_tokens, batch, random_weights
 from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import (
+    AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     LlamaConfig,
     LlamaModel,
+    OPTConfig,
     RobertaConfig,
     RobertaModel,
     T5Config,
+    XGLMConfig,
 )
 
 from peft_lessons import attach, count_parameters, detach, fit, load_adapter, merge, save_adapter, switch
@@ -134,6 +137,30 @@ def test_left_padding_right_padding_and_none_give_the_same_answer(base, method):
     assert difference(at_tokens(model, side="right"), alone) < 1e-5
 
 
+@pytest.mark.parametrize("base", [prompted.t5, prompted.mpt], ids=["t5", "mpt"])
+@pytest.mark.parametrize("method", [PromptTuning(4), PTuning(4)], ids=lambda m: type(m).__name__)
+def test_where_a_body_counts_places_the_prompt_stands_behind_the_padding(base, method):
+    model = random_weights(attach(base(), method))
+    seq2seq = model.config.is_encoder_decoder
+
+    @torch.no_grad()
+    def states(given):
+        more = {"decoder_input_ids": torch.tensor([[0, 8, 40]] * len(given["input_ids"]))} if seq2seq else {}
+        out = model(**given, **more, output_hidden_states=True)
+        tokens = given["attention_mask"].bool()
+        return [out.logits.flatten(0, 1)] if seq2seq else [h[tokens] for h in (out.logits, *out.hidden_states)]
+
+    alone = [states(batch([row])) for row in ROWS]
+    for side in ("left", "right"):
+        for found, *expected in zip(states(batch(side=side)), *alone, strict=True):
+            assert difference(found, torch.cat(expected)) < 1e-5
+    options = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
+    for use_cache in (True, False):
+        written = model.generate(**batch(side="left"), **options, use_cache=use_cache)[:, -6:]
+        for row, found in zip(ROWS, written, strict=True):
+            assert torch.equal(found, model.generate(**batch([row]), **options)[0, -6:])
+
+
 @pytest.mark.parametrize("method", [PromptTuning(4), PrefixTuning(4)], ids=lambda m: type(m).__name__)
 def test_positions_that_are_given_are_moved_on(method):
     model = random_weights(attach(prompted.gpt2(), method))
@@ -215,6 +242,27 @@ def test_we_read_what_peft_writes(base, mine, tmp_path):
         logits = theirs(**given).logits[:, 4:][given["attention_mask"].bool()]
     assert difference(logits, at_tokens(model)) < 1e-5
     assert fit(model, models.task(), steps=1, progress=False).losses
+
+
+WIDE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 40}
+UNUSUAL = {  # XGLM's heads have another name, OPT's embeddings may be narrower than its layers
+    "xglm": XGLMConfig(d_model=16, num_layers=2, attention_heads=2, ffn_dim=40, **models.SIZE),
+    "opt": OPTConfig(**WIDE, word_embed_proj_dim=8, do_layer_norm_before=False, **models.SIZE),
+}
+
+
+@pytest.mark.parametrize("config", UNUSUAL.values(), ids=UNUSUAL.keys())
+def test_peft_is_told_the_sizes_that_it_would_not_find(config, tmp_path):
+    def base():
+        torch.manual_seed(1)
+        return models._as_base(prompted.lively(AutoModelForCausalLM.from_config(config)), "left")
+
+    model = random_weights(attach(base(), PromptTuning(4)))
+    save_adapter(model, tmp_path)
+    given = batch()
+    with torch.no_grad():
+        theirs = theirs_from(base, tmp_path)(**given).logits[:, 4:][given["attention_mask"].bool()]
+    assert difference(theirs, at_tokens(model)) < 1e-5
 
 
 def head_like(model, theirs):
@@ -322,6 +370,25 @@ def test_a_static_cache_is_refused():
     model = attach(prompted.llama(), PromptTuning(4))
     with pytest.raises(ValueError, match="a cache that grows"):
         model.generate(**batch(side="left"), max_new_tokens=3, cache_implementation="static")
+
+
+@each_decoder
+@pytest.mark.parametrize("method", [PromptTuning(4), PrefixTuning(4)], ids=lambda m: type(m).__name__)
+def test_going_on_from_a_cache(base, method):
+    model = random_weights(attach(base(), method))
+    options = {"max_new_tokens": 3, "do_sample": False, "eos_token_id": 299}
+    given = batch(side="left")
+    for n_new in (1, 4, 5):  # generate takes the cache's 4 positions of the prompt for 4 of the text
+        first = model.generate(**given, **options, return_dict_in_generate=True)
+        text = torch.cat([first.sequences, torch.arange(20, 20 + n_new).expand(2, -1)], dim=1)
+        mask = F.pad(given["attention_mask"], (0, 3 + n_new), value=1)
+        expected = model.generate(text, attention_mask=mask, **options)[:, -3:]
+        for whole in ({"attention_mask": mask}, {}):
+            with pytest.raises(ValueError, match="The cache holds 7 tokens of the text behind a prompt of 4, and"):
+                model.generate(text, **whole, past_key_values=copy.deepcopy(first.past_key_values), **options)
+        cache = first.past_key_values
+        found = model.generate(text[:, 7:], attention_mask=mask, past_key_values=cache, **options)
+        assert torch.equal(found[:, -3:], expected)
 
 
 # --- counts, beginnings, and what is refused

@@ -242,7 +242,7 @@ def from_text(model: Any, base: Any, text: str, n_tokens: int) -> Tensor:
             f"init_text has {len(ids)} tokens, and the prefix {n_tokens}: make it longer, or the prefix shorter."
         )
     given = torch.tensor([ids[:n_tokens]], device=base.get_input_embeddings().weight.device)
-    cache = DynamicCache(config=base.config)
+    cache = DynamicCache()  # without the configuration: whole, also where attention sees a window only
     seq2seq = base.config.is_encoder_decoder
     base(input_ids=given, past_key_values=EncoderDecoderCache(cache, DynamicCache()) if seq2seq else cache)
     parts = [t[0] for layer in cache.layers for t in (layer.keys, layer.values)]  # (n_kv, p, d_head) each

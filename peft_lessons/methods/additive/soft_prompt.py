@@ -5,8 +5,10 @@ learned vectors in front of the embedded text, lengthens the mask by p ones, mov
 cuts the first p positions off what comes out. What is around the body never sees them: there are as many logits as the
 text has tokens, mean pooling takes the text alone, and generation puts the prompt in once, with the first tokens.
 
-Positions are counted from the mask, so padding on the left, on the right and none give the same answer. In an
-encoder-decoder the prompt stands in front of what the encoder reads, and the decoder attends to it as to the text.
+Positions are counted from the mask, so padding on the left, on the right and none give the same answer. A body that is
+told no positions counts places: there the prompt goes between the padding and the text. (Where attention sees a window
+only, padding behind the prompt takes a part of it.) In an encoder-decoder the prompt stands in front of what the
+encoder reads, and the decoder attends to it as to the text.
 
 Source: Lester, Al-Rfou and Constant 2021, "The Power of Scale for Parameter-Efficient Prompt Tuning", section 2.
 """
@@ -47,6 +49,7 @@ class PromptedBody(ExtendedModule):
         check_room(base, n_tokens)
         self.prompt, self.n_tokens = prompt, n_tokens
         self.seen_outside = seen_outside  # a decoder attends to the encoder's prompt
+        self.told = takes(base, "position_ids")
         self.d_out, self.d_in = n_tokens, width
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -57,24 +60,63 @@ class PromptedBody(ExtendedModule):
         if begins:
             prompt = self.prompt().to(x.dtype).expand(len(x), -1, -1)  # (batch, p, d)
             x = torch.cat([prompt, x], dim=1)
+        places = behind_padding(self.told, given.get("attention_mask"), self.n_tokens)
         given |= lengthened(self.base, given, self.n_tokens, x, inside=begins)
+        if places is not None:
+            given["attention_mask"] = given["attention_mask"].gather(1, places)
+            x = rearranged(x, places) if begins else x
+            if begins and "token_type_ids" in given:
+                given["token_type_ids"] = given["token_type_ids"].gather(1, places)
         out = self.base(inputs_embeds=x, **given)
         if begins and not self.seen_outside:
-            out["last_hidden_state"] = out.last_hidden_state[:, self.n_tokens :]
+            out["last_hidden_state"] = self.of_text(out.last_hidden_state, places)
             if out.get("hidden_states") is not None:
-                out["hidden_states"] = tuple(h[:, self.n_tokens :] for h in out.hidden_states)
+                out["hidden_states"] = tuple(self.of_text(h, places) for h in out.hidden_states)
         return out
+
+    def of_text(self, h: Tensor, places: Tensor | None) -> Tensor:
+        """What came out for the text alone, in the text's order, (batch, length, d)."""
+        return (h if places is None else rearranged(h, places.argsort(1)))[:, self.n_tokens :]
 
 
 class SeesPrompt(WrappedModule):
     """A decoder that attends to an encoder with a prompt: its mask for the encoder's positions is as much longer."""
 
+    def __init__(self, base: nn.Module, encoder: nn.Module):
+        super().__init__(base)
+        self.told = takes(encoder, "position_ids")
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         given = self.given(args, kwargs)
         mask, states = given.get("encoder_attention_mask"), given.get("encoder_hidden_states")
         if mask is not None and states is not None:
-            given["encoder_attention_mask"] = F.pad(mask, (states.shape[1] - mask.shape[1], 0), value=1)
+            p = states.shape[1] - mask.shape[1]
+            places, mask = behind_padding(self.told, mask, p), F.pad(mask, (p, 0), value=1)
+            given["encoder_attention_mask"] = mask if places is None else mask.gather(1, places)
         return self.base(**given)
+
+
+def behind_padding(told: bool, mask: Tensor | None, p: int) -> Tensor | None:
+    """From where in [prompt; text] to take each position, so that the prompt stands behind padding on the left.
+
+    Args:
+        told: whether the body is told positions, so that padding may lie in between.
+        mask: the text's, (batch, length).
+        p: the prompt's length.
+
+    Returns:
+        Places, (batch, p + length); None where nothing has to be moved.
+    """
+    if told or mask is None or mask.dim() != 2 or mask.is_meta or bool(mask[:, 0].all()):
+        return None
+    n_pad = (mask.cumsum(-1) == 0).sum(-1, keepdim=True)
+    place = torch.arange(p + mask.shape[1], device=mask.device)
+    return torch.where(place < n_pad, place + p, torch.where(place < n_pad + p, place - n_pad, place))
+
+
+def rearranged(x: Tensor, places: Tensor) -> Tensor:
+    """Each row of x, (batch, length, d), in the order of its places, (batch, length)."""
+    return x.gather(1, places.unsqueeze(-1).expand_as(x))
 
 
 def lengthened(base: Any, given: dict[str, Any], p: int, x: Tensor, inside: bool) -> dict[str, Any]:
@@ -88,7 +130,8 @@ def lengthened(base: Any, given: dict[str, Any], p: int, x: Tensor, inside: bool
         inside: the prompt is in x; else it lies in the cache.
 
     Raises:
-        ValueError: prompt and text are longer than the context, or the mask is not (batch, length).
+        ValueError: prompt and text are longer than the context, the mask is not (batch, length), or what is given does
+            not follow on what lies in the cache.
     """
     n_text = x.shape[1] - (p if inside else 0)
     limit, seen = context(base), n_cached(given)
@@ -100,6 +143,11 @@ def lengthened(base: Any, given: dict[str, Any], p: int, x: Tensor, inside: bool
         if mask.dim() != 2:
             raise ValueError("A soft prompt needs a mask of shape (batch, length), and a cache that grows.")
         mask = found["attention_mask"] = F.pad(mask, (p, 0), value=1)
+    if seen > p and (ends := _end(mask, positions, p)) not in (None, seen + n_text):
+        raise ValueError(
+            f"The cache holds {seen - p} tokens of the text behind a prompt of {p}, and {n_text} more are given for a "
+            f"text of {ends - p}: give the tokens alone that are not in the cache, and a mask for the whole text."
+        )
     first = first_position(base)
     if positions is not None:
         positions = positions + p
@@ -112,6 +160,13 @@ def lengthened(base: Any, given: dict[str, Any], p: int, x: Tensor, inside: bool
     if types is not None and inside:
         found["token_type_ids"] = F.pad(types, (p, 0))
     return found
+
+
+def _end(mask: Tensor | None, positions: Tensor | None, p: int) -> int | None:
+    """Where prompt and text end, by the lengthened mask or else by the text's positions; None where neither says it."""
+    if mask is not None or positions is None or positions.is_meta:
+        return None if mask is None else mask.shape[1]
+    return int(positions.max()) + 1 + p
 
 
 def n_cached(given: dict[str, Any]) -> int:
@@ -199,7 +254,7 @@ class SoftPrompt(Method):
         check_room(base, self.n_tokens)
         prompt, width = self.prompt_module(model, table), table.weight.shape[1]
         body = PromptedBody(base, prompt, self.n_tokens, width, seen_outside=decoder != path)
-        return {path: body} | ({} if decoder == path else {decoder: SeesPrompt(model.get_submodule(decoder))})
+        return {path: body} | ({} if decoder == path else {decoder: SeesPrompt(model.get_submodule(decoder), base)})
 
     def place(self, model: nn.Module) -> str:
         """The path of the module that holds the prompt."""
@@ -220,4 +275,7 @@ class SoftPrompt(Method):
         }
 
     def file_fields(self, added: Mapping[str, nn.Module]) -> dict[str, object]:
-        return {"num_transformer_submodules": 1}
+        (body,) = (module for module in added.values() if isinstance(module, PromptedBody))
+        config = body.base.config  # peft asks for these three, and does not find them in every model's configuration
+        sizes = {"num_layers": config.num_hidden_layers, "num_attention_heads": config.num_attention_heads}
+        return {**sizes, "token_dim": body.d_in, "num_transformer_submodules": 1}
