@@ -107,7 +107,7 @@ class TextClassifier(nn.Module):
                 "This encoder has no classification head yet: attach a method and fit it to a task first."
             )
         pooled = self.embed(input_ids, attention_mask)
-        logits = self.classifier(pooled.to(torch.float32))
+        logits = self.classifier(pooled.to(self.classifier.weight.dtype))
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 

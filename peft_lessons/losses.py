@@ -45,7 +45,7 @@ class TFewLoss:
     length_normalized: float = 1.0
 
     def __post_init__(self) -> None:
-        if min(astuple(self)) < 0 or not any(astuple(self)):
+        if not all(0 <= weight < float("inf") for weight in astuple(self)) or not any(astuple(self)):
             raise ValueError(f"The weights are {astuple(self)}; none may be below 0, and one must be above it.")
 
     def __call__(self, model: Base, task: Task, rows: dict[str, list[str]]) -> Tensor:

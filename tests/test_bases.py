@@ -90,6 +90,13 @@ def test_folders_without_a_model_or_with_pickle_alone(tmp_path):
         load_base(str(tmp_path))
 
 
+def test_a_head_that_is_cast_with_its_model_still_answers():
+    model = models.bert()
+    model.set_head(("bad", "good"))
+    assert models.logits(model).dtype == torch.float32
+    assert models.logits(model.to(torch.bfloat16)).dtype == torch.bfloat16
+
+
 def test_a_head_comes_and_goes_with_its_seed():
     model = models.bert()
     model.set_head(("a", "b"), seed=1)

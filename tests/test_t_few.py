@@ -203,7 +203,7 @@ def test_answers_are_ranked_by_the_score_asked_for(monkeypatch):
     assert predict(model, task, ["good day"], length_normalized=True) == [LENGTHS[1]] and asked == [False, True]
 
 
-@pytest.mark.parametrize("weights", [(-1, 1, 1), (0, 0, 0)])
+@pytest.mark.parametrize("weights", [(-1, 1, 1), (0, 0, 0), (float("nan"), 1, 1), (1, float("inf"), 1)])
 def test_bad_weights(weights):
     with pytest.raises(ValueError, match="none may be below 0, and one must be above it"):
         TFewLoss(*weights)
