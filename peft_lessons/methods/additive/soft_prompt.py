@@ -49,7 +49,6 @@ class PromptedBody(ExtendedModule):
         check_room(base, n_tokens)
         self.prompt, self.n_tokens = prompt, n_tokens
         self.seen_outside = seen_outside  # a decoder attends to the encoder's prompt
-        self.told = takes(base, "position_ids")
         self.d_out, self.d_in = n_tokens, width
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -60,63 +59,59 @@ class PromptedBody(ExtendedModule):
         if begins:
             prompt = self.prompt().to(x.dtype).expand(len(x), -1, -1)  # (batch, p, d)
             x = torch.cat([prompt, x], dim=1)
-        places = behind_padding(self.told, given.get("attention_mask"), self.n_tokens)
         given |= lengthened(self.base, given, self.n_tokens, x, inside=begins)
-        if places is not None:
-            given["attention_mask"] = given["attention_mask"].gather(1, places)
-            x = rearranged(x, places) if begins else x
-            if begins and "token_type_ids" in given:
-                given["token_type_ids"] = given["token_type_ids"].gather(1, places)
         out = self.base(inputs_embeds=x, **given)
         if begins and not self.seen_outside:
-            out["last_hidden_state"] = self.of_text(out.last_hidden_state, places)
+            out["last_hidden_state"] = out.last_hidden_state[:, self.n_tokens :]
             if out.get("hidden_states") is not None:
-                out["hidden_states"] = tuple(self.of_text(h, places) for h in out.hidden_states)
+                out["hidden_states"] = tuple(h[:, self.n_tokens :] for h in out.hidden_states)
         return out
 
-    def of_text(self, h: Tensor, places: Tensor | None) -> Tensor:
-        """What came out for the text alone, in the text's order, (batch, length, d)."""
-        return (h if places is None else rearranged(h, places.argsort(1)))[:, self.n_tokens :]
+
+class CountingBody(WrappedModule):
+    """A body that is told no positions and counts places: padding between prompt and text goes in front of both.
+
+    What comes out is in the order of what came in.
+    """
+
+    def __init__(self, base: nn.Module, n_tokens: int):
+        super().__init__(base)
+        self.n_tokens = n_tokens
+
+    def forward(self, **given: Any) -> Any:
+        mask, x, p = given.get("attention_mask"), given["inputs_embeds"], self.n_tokens
+        if mask is None or mask.is_meta or bool(mask[:, p : p + 1].all()):  # no row has padding there
+            return self.base(**given)
+        n_pad = (mask[:, p:].cumsum(-1) == 0).sum(-1, keepdim=True)
+        place = torch.arange(mask.shape[1], device=mask.device)
+        order = torch.where(place < n_pad, place + p, torch.where(place < n_pad + p, place - n_pad, place))
+        given["attention_mask"] = mask.gather(1, order)
+        if x.shape[1] < mask.shape[1]:  # prompt and padding lie in the cache
+            return self.base(**given)
+        given["inputs_embeds"] = _in_order(x, order)
+        if "token_type_ids" in given:
+            given["token_type_ids"] = given["token_type_ids"].gather(1, order)
+        out, back = self.base(**given), order.argsort(1)
+        out["last_hidden_state"] = _in_order(out.last_hidden_state, back)
+        if out.get("hidden_states") is not None:
+            out["hidden_states"] = tuple(_in_order(h, back) for h in out.hidden_states)
+        return out
+
+
+def _in_order(x: Tensor, order: Tensor) -> Tensor:
+    """The positions of x, (batch, length, d), in another order in each row, (batch, length)."""
+    return x.gather(1, order.unsqueeze(-1).expand_as(x))
 
 
 class SeesPrompt(WrappedModule):
     """A decoder that attends to an encoder with a prompt: its mask for the encoder's positions is as much longer."""
 
-    def __init__(self, base: nn.Module, encoder: nn.Module):
-        super().__init__(base)
-        self.told = takes(encoder, "position_ids")
-
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         given = self.given(args, kwargs)
         mask, states = given.get("encoder_attention_mask"), given.get("encoder_hidden_states")
         if mask is not None and states is not None:
-            p = states.shape[1] - mask.shape[1]
-            places, mask = behind_padding(self.told, mask, p), F.pad(mask, (p, 0), value=1)
-            given["encoder_attention_mask"] = mask if places is None else mask.gather(1, places)
+            given["encoder_attention_mask"] = F.pad(mask, (states.shape[1] - mask.shape[1], 0), value=1)
         return self.base(**given)
-
-
-def behind_padding(told: bool, mask: Tensor | None, p: int) -> Tensor | None:
-    """From where in [prompt; text] to take each position, so that the prompt stands behind padding on the left.
-
-    Args:
-        told: whether the body is told positions, so that padding may lie in between.
-        mask: the text's, (batch, length).
-        p: the prompt's length.
-
-    Returns:
-        Places, (batch, p + length); None where nothing has to be moved.
-    """
-    if told or mask is None or mask.dim() != 2 or mask.is_meta or bool(mask[:, 0].all()):
-        return None
-    n_pad = (mask.cumsum(-1) == 0).sum(-1, keepdim=True)
-    place = torch.arange(p + mask.shape[1], device=mask.device)
-    return torch.where(place < n_pad, place + p, torch.where(place < n_pad + p, place - n_pad, place))
-
-
-def rearranged(x: Tensor, places: Tensor) -> Tensor:
-    """Each row of x, (batch, length, d), in the order of its places, (batch, length)."""
-    return x.gather(1, places.unsqueeze(-1).expand_as(x))
 
 
 def lengthened(base: Any, given: dict[str, Any], p: int, x: Tensor, inside: bool) -> dict[str, Any]:
@@ -253,8 +248,9 @@ class SoftPrompt(Method):
         table, decoder = base.get_input_embeddings(), body_of(model, decoder=True)[0]
         check_room(base, self.n_tokens)
         prompt, width = self.prompt_module(model, table), table.weight.shape[1]
-        body = PromptedBody(base, prompt, self.n_tokens, width, seen_outside=decoder != path)
-        return {path: body} | ({} if decoder == path else {decoder: SeesPrompt(model.get_submodule(decoder), base)})
+        inner = base if takes(base, "position_ids") else CountingBody(base, self.n_tokens)
+        body = PromptedBody(inner, prompt, self.n_tokens, width, seen_outside=decoder != path)
+        return {path: body} | ({} if decoder == path else {decoder: SeesPrompt(model.get_submodule(decoder))})
 
     def place(self, model: nn.Module) -> str:
         """The path of the module that holds the prompt."""

@@ -17,7 +17,10 @@ class WrappedModule(nn.Module):
 
     def given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """What the module is given, by name."""
-        return dict(zip(inspect.signature(self.base.forward).parameters, args, strict=False)) | kwargs
+        inner = self.base
+        while isinstance(inner, WrappedModule):
+            inner = inner.base
+        return dict(zip(inspect.signature(inner.forward).parameters, args, strict=False)) | kwargs
 
     def get_decoder(self) -> Any:
         """The base's decoder; where that is the base itself, the wrapper in its place."""
