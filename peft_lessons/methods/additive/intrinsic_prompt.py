@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peft_lessons.methods.additive.prompts import start
 from peft_lessons.methods.additive.small import Dense
 from peft_lessons.methods.additive.soft_prompt import SoftPrompt, check_length
+from peft_lessons.methods.additive.words import drawn_ids, embedded
 from peft_lessons.methods.core import Method
 
 NAMES = ("W_1", "b_1", "W_2", "b_2")
@@ -81,7 +81,7 @@ class IntrinsicPrompt(SoftPrompt):
 
     def prompt_module(self, model: Any, table: Any) -> nn.Module:
         width, device = table.weight.shape[1], table.weight.device
-        decoder = self.decoder or self.random_decoder(model, table)
+        decoder = self.decoder or self.random_decoder(table)
         found = (decoder["W_1"].shape[1], len(decoder["b_2"]))
         if found != (self.d, self.n_tokens * width):
             raise ValueError(
@@ -90,10 +90,10 @@ class IntrinsicPrompt(SoftPrompt):
             )
         return DecodedPrompt(self.n_tokens, self.d, decoder, device)
 
-    def random_decoder(self, model: Any, table: Any) -> dict[str, Tensor]:
+    def random_decoder(self, table: Any) -> dict[str, Tensor]:
         """A decoder that no task has seen: random maps, around words drawn from the vocabulary."""
         size = self.n_tokens * table.weight.shape[1]
-        words = start(model, table, self.n_tokens, "vocabulary", "").flatten()
+        words = embedded(table, drawn_ids(table, self.n_tokens)).flatten()
         W_1 = torch.randn(self.hidden, self.d, device="cpu") / self.d**0.5
         W_2 = torch.randn(size, self.hidden, device="cpu") / self.hidden**0.5
         return {"W_1": W_1, "b_1": torch.zeros(self.hidden), "W_2": W_2, "b_2": words}

@@ -26,7 +26,6 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache
 
-from peft_lessons.methods.additive.prompts import token_ids
 from peft_lessons.methods.additive.small import Dense
 from peft_lessons.methods.additive.soft_prompt import (
     IN_FILES,
@@ -39,6 +38,7 @@ from peft_lessons.methods.additive.soft_prompt import (
     n_cached,
     takes,
 )  # fmt: skip
+from peft_lessons.methods.additive.words import token_ids
 from peft_lessons.methods.additive.wrapped import ExtendedModule
 from peft_lessons.methods.targets import Block, sizes
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peft_lessons.methods.additive.soft_prompt import Numbers, PromptedBody, SoftPrompt, check_length
+from peft_lessons.methods.additive.words import drawn_ids, embedded, token_ids
 from peft_lessons.methods.core import require_attachment
 
 INITS = ("vocabulary", "uniform", "text", "labels")
@@ -74,39 +75,17 @@ def start(model: Any, table: Any, n_tokens: int, init: str, text: str) -> Tensor
     Raises:
         ValueError: the model has no tokenizer to read the text.
     """
-    vocabulary, d = table.weight.shape
     if init == "uniform":
-        return (torch.rand(n_tokens, d, device="cpu") - 0.5).to(table.weight.device)
-    drawn = torch.randint(vocabulary, (n_tokens,), device="cpu")  # on the CPU: the same words on every device
+        return (torch.rand(n_tokens, table.weight.shape[1], device="cpu") - 0.5).to(table.weight.device)
+    drawn = drawn_ids(table, n_tokens)
     if init == "text":
         ids = token_ids(model, text)
         return embedded(table, (ids * -(-n_tokens // len(ids)))[:n_tokens])
     if init == "labels":
         names = [name for name in (part.strip() for part in text.split(",")) if name][:n_tokens]
         means = torch.stack([embedded(table, token_ids(model, name)).mean(0) for name in names])
-        return torch.cat([means, embedded(table, drawn.tolist()[: n_tokens - len(names)])])
-    return embedded(table, drawn.tolist())
-
-
-def embedded(table: Any, ids: list[int]) -> Tensor:
-    """Token ids -> their embeddings, (length, d), float32, outside autograd."""
-    with torch.no_grad():
-        return table(torch.tensor(ids, dtype=torch.int64).to(table.weight.device)).to(torch.float32)
-
-
-def token_ids(model: Any, text: str) -> list[int]:
-    """A text's token ids, without the tokens that a tokenizer puts around a sentence.
-
-    Raises:
-        ValueError: the model has no tokenizer, or it makes nothing of the text.
-    """
-    tokenizer = getattr(model, "tokenizer", None)
-    if tokenizer is None:
-        raise ValueError("To begin from words the model needs its tokenizer: model.tokenizer = tokenizer.")
-    ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    if not ids:
-        raise ValueError(f"The tokenizer makes no token of {text!r}, so there is nothing to begin from.")
-    return ids
+        return torch.cat([means, embedded(table, drawn[: n_tokens - len(names)])])
+    return embedded(table, drawn)
 
 
 @torch.no_grad()
