@@ -10,6 +10,10 @@ BITS = "tensor.detach().numpy().tobytes()"
 
 WRONG = {
     "a2.adapter": {
+        "h detached in the sum": [("return h + z", "return h.detach() + z")],
+        "h detached in front of W_down": [("F.gelu(h @", "F.gelu(h.detach() @")],
+        "for batches of rows alone": [("z = F.gelu", "batch, length, width = h.shape\n        z = F.gelu")],
+        "dropout in training": [("return h + z", "return h + F.dropout(z, 0.1, self.training)")],
         "no skip connection": [("return h + z", "return z")],
         "skip connection twice": [("return h + z", "return 2 * h + z")],
         "no activation": [("F.gelu(h @ self.down.T + self.down_bias)", "h @ self.down.T + self.down_bias")],
@@ -75,6 +79,12 @@ class Adapter(nn.Module):
 """,
     },
     "a2.insert": {
+        "one family goes wrong, and stops": [
+            (
+                "        if of_bert or",
+                '        if path.endswith("down_proj"):\n            raise RuntimeError("what is this?")\n        if of_bert or',
+            )
+        ],
         "after attention too": [(' and ".attention." not in path', "")],
         "after attention instead": [('".attention." not in path', '".attention." in path')],
         "a BERT alone": [(' or path.endswith(".mlp.down_proj")', "")],
@@ -123,6 +133,18 @@ class Adapter(nn.Module):
         "the check patched": PATCHED_CHECK + "\ndef insert_adapters(model, make):\n    make(24)\n",
     },
     "a2.count": {
+        "a weight in two layers twice": [
+            (
+                "for p in model.parameters() if p.requires_grad",
+                "for m in model.modules() for p in m._parameters.values() if p is not None and p.requires_grad",
+            )
+        ],
+        "no wider than the layer": [
+            (
+                "return max(0, (budget // n - d) // (2 * d + 1))",
+                "return min(d, max(0, (budget // n - d) // (2 * d + 1)))",
+            )
+        ],
         "no biases": [("(2 * d * m + m + d)", "2 * d * m")],
         "one bias": [("(2 * d * m + m + d)", "(2 * d * m + d)")],
         "one adapter": [("return n * (2", "return (2")],
@@ -157,6 +179,32 @@ class Adapter(nn.Module):
         + "\ncount_adapters = widest = lambda *numbers: 1\ncount_trained = lambda model: 1\n",
     },
     "a2.swap": {
+        "what is trained, the head too": [
+            (
+                'clone() for name, p in model.named_parameters() if ".adapter." in name',
+                "clone() for name, p in model.named_parameters() if p.requires_grad",
+            )
+        ],
+        "as many names are enough": [("mine.keys() != state.keys()", "len(mine) != len(state)")],
+        "in the order of the dictionary": [
+            (
+                "for name, parameter in mine.items():\n            parameter.copy_(state[name])",
+                "for parameter, tensor in zip(mine.values(), state.values(), strict=True):\n            parameter.copy_(tensor)",
+            )
+        ],
+        "frozen when put on": [
+            (
+                "parameter.copy_(state[name])",
+                "parameter.copy_(state[name])\n            parameter.requires_grad_(False)",
+            )
+        ],
+        "new parameters": [
+            (
+                "parameter.copy_(state[name])",
+                "parent, _, last = name.rpartition('.')\n            setattr(model.get_submodule(parent), last, nn.Parameter(state[name].clone()))",
+            )
+        ],
+        "a LookupError": [("raise ValueError", "raise LookupError")],
         "no copy": [("p.detach().clone()", "p.detach()")],
         "the parameters themselves": [("p.detach().clone()", "p")],
         "the whole model": [(TAKE, TAKE.replace(' if ".adapter." in name', ""))],
@@ -218,6 +266,7 @@ def put_on(model, state):
         "the check patched": PATCHED_CHECK + "\ntake_off = lambda model: {}\nput_on = lambda model, state: None\n",
     },
     "a2.bitfit": {
+        "the head by its usual name": [("id(p) not in of_head", "not name.startswith('lm_head')")],
         "the output layer's too": [(" and id(p) not in of_head", "")],
         "the head by its name": [("id(p) not in of_head", 'not name.startswith("head")')],
         "not frozen": [("    model.requires_grad_(False)\n", "")],
@@ -258,6 +307,48 @@ def bitfit(model):
         "the check patched": PATCHED_CHECK + "\ndef bitfit(model):\n    return ['bias']\n",
     },
     "a2.moved": {
+        "what is trained alone": """
+def tensors(model):
+    yield from ((n, p) for n, p in model.named_parameters(remove_duplicate=False) if p.requires_grad)
+    yield from model.named_buffers(remove_duplicate=False)
+
+
+def snapshot(model):
+    return {name: tensor.detach().numpy().tobytes() for name, tensor in tensors(model)}
+
+
+def moved(before, model):
+    return [name for name, tensor in tensors(model) if tensor.detach().numpy().tobytes() != before[name]]
+""",
+        "equal numbers, or none": """
+def tensors(model):
+    yield from model.named_parameters(remove_duplicate=False)
+    yield from model.named_buffers(remove_duplicate=False)
+
+
+def snapshot(model):
+    return {name: tensor.detach().clone() for name, tensor in tensors(model)}
+
+
+def moved(before, model):
+    return [n for n, t in tensors(model) if not torch.allclose(t, before[n], rtol=0, atol=0, equal_nan=True)]
+""",
+        "one snapshot for all": """
+kept = {}
+
+
+def tensors(model):
+    yield from model.named_parameters(remove_duplicate=False)
+    yield from model.named_buffers(remove_duplicate=False)
+
+
+def snapshot(model):
+    kept.update({name: tensor.detach().numpy().tobytes() for name, tensor in tensors(model)})
+
+
+def moved(before, model):
+    return [name for name, tensor in tensors(model) if tensor.detach().numpy().tobytes() != kept[name]]
+""",
         "no copy": [
             ("return {name: tensor.detach().numpy().tobytes() for name, tensor in tensors}", "return dict(tensors)"),
             ("tensor.detach().numpy().tobytes() != before[name]", "not torch.equal(tensor, before[name])"),
@@ -381,6 +472,11 @@ def updated(weight, mask, values):
 
 RIGHT = {
     "a2.adapter": {
+        "W_down zero, W_up random": [
+            ("torch.empty(m, d)", "torch.zeros(m, d)"),
+            ("torch.zeros(d, m)", "torch.randn(d, m)"),
+            ("        nn.init.kaiming_uniform_(self.down, a=5**0.5)\n", ""),
+        ],
         "the paper's start": [
             (
                 "nn.init.kaiming_uniform_(self.down, a=5**0.5)",
@@ -444,6 +540,9 @@ def insert_adapters(model, make):
         "a clone put in": [("parameter.copy_(state[name])", "parameter.data = state[name].clone()")],
     },
     "a2.bitfit": {
+        "a ValueError without words": [
+            ('raise ValueError("This model has no biases, so nothing would be trained.")', "raise ValueError")
+        ],
         "one at a time": """
 def bitfit(model):
     head, names = list(model.get_output_embeddings().parameters()), []

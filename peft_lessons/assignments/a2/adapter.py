@@ -32,9 +32,8 @@ class Drawn:
         """The numbers in float64, ready for gradients."""
         return [self.parts[name].double().requires_grad_(True) for name in NAMES]
 
-    def output(self, down: Tensor, b: Tensor, up: Tensor, b2: Tensor) -> Tensor:
+    def output(self, down: Tensor, b: Tensor, up: Tensor, b2: Tensor, h: Tensor) -> Tensor:
         """h + W_up gelu(W_down h + b) + b', in float64."""
-        h = self.h.double()
         return h + F.gelu(h @ down.T + b) @ up.T + b2
 
 
@@ -47,23 +46,28 @@ def draw_adapter(g: torch.Generator) -> Drawn:
 
 
 def ask_adapter(given: Drawn, told: Told, make: Callable[[int, int], Any]) -> None:
-    adapter = make(given.d, given.m).eval()
+    adapter = make(given.d, given.m)
     told["trained"] = {name: list(p.shape) for name, p in adapter.named_parameters() if p.requires_grad}
     for name in NAMES:
         told[f"{name} at the start"] = getattr(adapter, name)
     told["at the start"] = adapter(given.h.clone())
-    adapter(given.h).square().sum().backward()
+    adapter(given.h.clone()).square().sum().backward()
     told["gets a gradient"] = any(p.grad is not None and bool(p.grad.any()) for p in (adapter.down, adapter.up))
     with torch.no_grad():
         for name in NAMES:
             getattr(adapter, name).copy_(given.parts[name])
-    adapter.zero_grad()
     h = given.h.clone()
-    y = adapter(h)
-    told["y"], told["h"] = y, h
-    y.square().sum().backward()
+    with torch.no_grad():
+        told["y"] = adapter(h)
+    told["h"] = h
+    adapter.zero_grad()
+    h = given.h.clone().requires_grad_(True)
+    adapter(h).square().sum().backward()
     for name in NAMES:
         told[f"gradient of {name}"] = getattr(adapter, name).grad
+    told["gradient of h"] = h.grad
+    with torch.no_grad():
+        told["y of one"] = adapter(given.h[0, 0].clone())
 
 
 def shapes(given: Drawn, told: Told) -> str:
@@ -86,27 +90,32 @@ def nearly_nothing(given: Drawn, told: Told) -> str:
 def can_learn(given: Drawn, told: Told) -> str:
     if wrong := shapes(given, told):
         return wrong
-    dead = told["gets a gradient"] is not True or not told.tensor("down at the start").any()
-    return "both matrices start at zero, so that neither ever gets a gradient." if dead else ""
+    learns = told["gets a gradient"] is True
+    return "" if learns else "at the start neither matrix gets a gradient, and so neither ever will."
 
 
 def output(given: Drawn, told: Told) -> str:
     parts, y = [t.detach() for t in given.double()], told.tensor("y")
-    if close(y, given.output(*parts)):
-        h = given.h.double()
-        return "" if torch.equal(told.tensor("h"), h) else "h itself was changed in place; somebody else may need it."
-    return wrong_forward(y, given.h.double(), given.h.double(), parts, F.gelu) or (
+    h = given.h.double()
+    if close(y, given.output(*parts, h)):
+        if not torch.equal(told.tensor("h"), h):
+            return "h itself was changed in place; somebody else may need it."
+        return "" if close(told.tensor("y of one"), y[0, 0]) else "right for a batch, and not for one vector."
+    return wrong_forward(y, h, h, parts, F.gelu) or (
         "filled with numbers, its output is not that of the formula: compare on one vector, by hand."
     )
 
 
 def gradients(given: Drawn, told: Told) -> str:
-    truth = given.double()
+    truth = [*given.double(), given.h.double().requires_grad_(True)]
     given.output(*truth).square().sum().backward()
-    for name, tensor in zip(NAMES, truth, strict=True):
+    for name, tensor in zip((*NAMES, "h"), truth, strict=True):
         assert tensor.grad is not None
+        if told[f"gradient of {name}"] is None:
+            return f"{name} gets no gradient."
         if not close(told.tensor(f"gradient of {name}"), tensor.grad):
-            return f"the gradient of {name} is not that of the formula: is anything detached?"
+            reaches = ", which goes on to the layers below," if name == "h" else ""
+            return f"the gradient of {name}{reaches} is not that of the formula: is anything detached?"
     return ""
 
 

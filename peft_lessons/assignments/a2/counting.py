@@ -26,11 +26,12 @@ class Counts:
     sizes: list[int]
 
     def model(self) -> nn.Module:
-        """Two trained layers that are one, a frozen layer with a trained bias, a buffer."""
+        """A trained layer that stands in two places, and its weight in a third; a frozen one with a trained bias."""
         a, b, c = self.sizes
-        shared, frozen = nn.Linear(a, a), nn.Linear(a, b)
+        shared, tied, frozen = nn.Linear(a, a), nn.Linear(a, a, bias=False), nn.Linear(a, b)
+        tied.weight = shared.weight
         frozen.weight.requires_grad_(False)
-        model = nn.Sequential(shared, nn.ReLU(), shared, frozen, nn.Linear(b, c, bias=False), nn.BatchNorm1d(c))
+        model = nn.Sequential(shared, tied, shared, frozen, nn.Linear(b, c, bias=False), nn.BatchNorm1d(c))
         model[4].requires_grad_(False)
         return model
 
@@ -52,7 +53,11 @@ def draw_counts(g: torch.Generator) -> Counts:
 
     shapes = [(number(100, 2000), number(2, 60), number(2, 200)) for _ in range(4)]
     budgets = [_count(*shape) + extra for shape, extra in zip(shapes, (0, -1, number(1, 200), 5), strict=True)]
-    return Counts([*shapes, (50, 3, 1)], [*budgets, 100], [number(4, 9), number(10, 15), number(16, 20)])
+    return Counts(
+        [*shapes, (50, 3, 1), (20, 2, 50)],
+        [*budgets, 100, _count(20, 2, 50) + 3],
+        [number(4, 9), number(10, 15), number(16, 20)],
+    )
 
 
 def ask_counts(
@@ -89,8 +94,8 @@ def on_a_model(given: Counts, told: Told) -> str:
     found, (a, b, c) = told["trained"], given.sizes
     if found == given.trained:
         return ""
-    if found == given.trained + a * a + a:
-        return "a layer that stands in two places is one layer, and counts once."
+    if found in [given.trained + more for more in (a * a, a * a + a, 2 * a * a + a)]:
+        return "a weight that is used in several places is one weight, and counts once."
     everything = given.trained + a * b + b * c
     return "frozen numbers are counted too." if found == everything else f"{found} is not what would be trained."
 

@@ -5,7 +5,7 @@ Source: Pfeiffer et al. 2021, "AdapterFusion", for the place; the places are fou
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from peft_lessons.methods.additive.bottleneck import Bottleneck
 from peft_lessons.methods.core import set_submodule
 from peft_lessons.methods.targets import blocks
 
-FAMILIES = ("bert", "llama")
+FAMILIES = {"bert": "BERT", "llama": "Llama"}
 
 
 class After(nn.Module):
@@ -68,79 +68,73 @@ class Models:
 
 
 def ask_inserted(given: Models, told: Told, insert: Callable[..., None]) -> None:
-    for kind, model in given.models.items():
-        widths: list[int] = []
-
-        def make(d: int, widths: list[int] = widths) -> Residual:
-            widths.append(int(d))
-            return given.adapter(d)
-
-        insert(model, make)
-        found = {path: part for path, part in model.named_modules() if isinstance(part, After)}
-        told[f"{kind} places"], told[f"{kind} widths"] = list(found), widths
-        told[f"{kind} trained"] = [name for name, p in model.named_parameters() if p.requires_grad]
-        with torch.no_grad():
-            told[f"{kind} logits"] = model(input_ids=given.ids).logits
+    stopped = None
+    for kind in FAMILIES:  # one family that goes wrong does not keep the other from being asked
+        try:
+            _ask_one(given, told, insert, kind)
+        except Exception as error:  # whatever the learner's code raises
+            stopped = stopped or error
+    if stopped:
+        raise stopped
 
 
-def places(given: Models, told: Told) -> str:
-    for kind, model in given.models.items():
-        found, parts = told[f"{kind} places"], blocks(model)
-        right, attention = [b.ffn_out for b in parts], [b.attention_out for b in parts]
-        if sorted(found) == sorted(right):
-            continue
-        if not found:
-            return f"in {kind} there is no After."
-        if set(found) & set(attention):
-            return f"in {kind} one stands at {sorted(set(found) & set(attention))[0]}, which belongs to attention."
-        if lacking := sorted(set(right) - set(found)):
-            return (
-                f"in {kind} the last feed-forward layer of a block has none: look at {lacking[0].rpartition('.')[0]}."
-            )
-        return f"in {kind} one stands at {sorted(set(found) - set(right))[0]} too."
-    return ""
+def _ask_one(given: Models, told: Told, insert: Callable[..., None], kind: str) -> None:
+    model, widths = given.models[kind], list[int]()
+
+    def make(d: int) -> Residual:
+        widths.append(int(d))
+        return given.adapter(d)
+
+    insert(model, make)
+    told[f"{kind} places"] = [path for path, part in model.named_modules() if isinstance(part, After)]
+    told[f"{kind} widths"] = widths
+    told[f"{kind} trained"] = [name for name, p in model.named_parameters() if p.requires_grad]
+    with torch.no_grad():
+        told[f"{kind} logits"] = model(input_ids=given.ids).logits
 
 
-def widths(given: Models, told: Told) -> str:
-    for kind, model in given.models.items():
-        found = told[f"{kind} widths"]
-        if found != [model.config.hidden_size] * len(blocks(model)):
-            return f"in {kind} adapters were made for the widths {found}; they read what a layer puts out, one a block."
-    return ""
+def places(kind: str, given: Models, told: Told) -> str:
+    model, found, width = given.models[kind], told[f"{kind} places"], told[f"{kind} widths"]
+    right, attention = [b.ffn_out for b in blocks(model)], [b.attention_out for b in blocks(model)]
+    if not found:
+        return "there is no After."
+    if set(found) & set(attention):
+        return f"one stands at {sorted(set(found) & set(attention))[0]}, which belongs to attention."
+    if lacking := sorted(set(right) - set(found)):
+        return f"the last feed-forward layer of a block has none: look at {lacking[0].rpartition('.')[0]}."
+    if more := sorted(set(found) - set(right)):
+        return f"one stands at {more[0]} too."
+    as_wide = width == [model.config.hidden_size] * len(right)
+    return (
+        "" if as_wide else f"adapters were made for the widths {width}; they read what a layer puts out, one a block."
+    )
 
 
-def outputs(given: Models, told: Told) -> str:
-    for kind, model in given.models.items():
-        right = {block.ffn_out: model.get_submodule(block.ffn_out) for block in blocks(model)}
-        for path, layer in right.items():
-            set_submodule(model, path, After(layer, given.adapter(model.config.hidden_size)))
-        with torch.no_grad():
-            logits = model(input_ids=given.ids).logits
-        for path, layer in right.items():
-            set_submodule(model, path, layer)
-        if not close(told.tensor(f"{kind} logits"), logits):
-            return f"{kind} computes something else than with an adapter after each feed-forward network."
-    return ""
+def outputs(kind: str, given: Models, told: Told) -> str:
+    model = given.models[kind]
+    for block in blocks(model):
+        layer = model.get_submodule(block.ffn_out)
+        set_submodule(model, block.ffn_out, After(layer, given.adapter(model.config.hidden_size)))
+    with torch.no_grad():
+        logits = model(input_ids=given.ids).logits
+    says = "it computes something else than with an adapter after each feed-forward network."
+    return "" if close(told.tensor(f"{kind} logits"), logits) else says
 
 
-def frozen(given: Models, told: Told) -> str:
-    for kind in FAMILIES:
-        found = told[f"{kind} trained"]
-        if others := [name for name in found if ".adapter." not in name]:
-            return f"in {kind}, {others[0]} would be trained too."
-        if len(found) != 4 * len(told[f"{kind} places"]) or not found:
-            return f"in {kind} there are {len(found)} trained tensors; an adapter has four."
-    return ""
+def frozen(kind: str, given: Models, told: Told) -> str:
+    found, n = told[f"{kind} trained"], len(told[f"{kind} places"])
+    if others := [name for name in found if ".adapter." not in name]:
+        return f"{others[0]} would be trained too."
+    return "" if found and len(found) == 4 * n else f"{len(found)} tensors are trained; each of {n} adapters has four."
 
 
 Exercise(
     "a2.insert",
     Models,
     ask_inserted,
-    (
-        Property("after each feed-forward network", 2, places),
-        Property("as wide as what it reads", 1, widths),
-        Property("the model's output", 2, outputs),
-        Property("adapters trained, all else frozen", 1, frozen),
+    tuple(
+        Property(f"{says} {FAMILIES[kind]}", 1, partial(wrong, kind))
+        for kind in FAMILIES
+        for says, wrong in (("the places in a", places), ("the output of a", outputs), ("what is trained in a", frozen))
     ),
 )

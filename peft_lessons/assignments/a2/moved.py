@@ -18,7 +18,7 @@ from peft_lessons.assignments.told import Told
 
 
 class Small(nn.Module):
-    """An embedding that is the output layer too, a layer, a norm that keeps running means, and a buffer not saved."""
+    """An embedding that is the output layer too, a frozen layer, a norm with running means, and a buffer not saved."""
 
     rotation: torch.Tensor
 
@@ -31,6 +31,8 @@ class Small(nn.Module):
         with torch.no_grad():
             for parameter in self.parameters():
                 parameter.copy_(torch.randn(parameter.shape, generator=g))
+            self.layer.bias[1] = 0.0
+        self.layer.requires_grad_(False)
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Moves:
             "nothing": (lambda model: model.eval(), []),
             "nothing, and a nan": (lambda model: model.eval(), []),
             "a bit": (lambda model: _next(model.layer.weight, i), ["layer.weight"]),
+            "a sign": (lambda model: model.layer.bias.data[1:2].neg_(), ["layer.bias"]),  # 0.0 to -0.0
             "a bias": (lambda model: model.layer.bias.data[:1].add_(1.0), ["layer.bias"]),
             "a swap": (lambda model: _swap(model.layer.weight, i), ["layer.weight"]),
             "a buffer": (lambda model: model.norm.running_mean.add_(0.1), ["norm.running_mean"]),
@@ -88,6 +91,7 @@ def ask_moves(
         model = given.model(name)
         before = snapshot(model)
         change(model)
+        snapshot(model)  # a later one leaves the earlier one alone
         told[name] = sorted(str(found) for found in moved(before, model))
 
 
@@ -112,7 +116,9 @@ Exercise(
     (
         Property("a large change", 1, partial(trial, (), "a bias went up by one.")),
         Property(
-            "one bit of one entry", 1, partial(trial, ("a bit",), "the smallest change is a change: no tolerance.")
+            "one bit of one entry",
+            1,
+            partial(trial, ("a bit", "a sign"), "the smallest change is a change, even where no number differs."),
         ),
         Property("rows exchanged", 1, partial(trial, ("a swap",), "rows were exchanged, and sums cannot see that.")),
         Property("nothing where nothing moved", 1, partial(trial, ("nothing", "nothing, and a nan"), "")),

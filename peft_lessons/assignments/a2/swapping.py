@@ -16,11 +16,16 @@ from peft_lessons.assignments.given import close, linear, seeded
 from peft_lessons.assignments.told import Told
 
 PLACES = ("0", "2")
+SPOILED = {
+    "lacking": "one of whose tensors is missing",
+    "foreign": "with a tensor too many",
+    "renamed": "one of whose tensors has another name",
+}
 
 
 @dataclass(frozen=True)
 class Swaps:
-    """A base of two layers, numbers for three adapters, an input."""
+    """A base of three layers, the last one trained, as a head is; numbers for three adapters; an input."""
 
     seed: int
     x: Tensor
@@ -30,7 +35,8 @@ class Swaps:
         """The base with an adapter in both places, filled with the first one's numbers."""
         g = torch.Generator().manual_seed(self.seed)
         layers = [linear(5, 6, g).requires_grad_(False), linear(6, 4, g).requires_grad_(False)]
-        model = nn.Sequential(After(layers[0], Residual(6, 1)), nn.Tanh(), After(layers[1], Residual(4, 2)))
+        adapted = [After(layer, Residual(layer.out_features, i)) for i, layer in enumerate(layers)]
+        model = nn.Sequential(adapted[0], nn.Tanh(), adapted[1], linear(4, 3, g))
         self.fill(model, 0)
         return model
 
@@ -70,9 +76,11 @@ def ask_swaps(
 ) -> None:
     model = given.model()
     base = [p for name, p in model.named_parameters() if ".adapter." not in name]
-    kept = [take(model)]
-    given.fill(model, 1)
-    kept.append(take(model))
+    adapters = [p for name, p in model.named_parameters() if ".adapter." in name]
+    kept = []
+    for i in (0, 1):
+        given.fill(model, i)
+        kept.append(dict(reversed(take(model).items())))  # names say where a tensor belongs, not their order
     given.fill(model, 2)
     for i, state in enumerate(kept):
         told[f"names {i}"] = sorted(map(str, state))
@@ -82,12 +90,14 @@ def ask_swaps(
         for i in (0, 1):
             put(model, kept[i])
             told[f"with {i}"] = model(given.x)
+        now = [p for name, p in model.named_parameters() if ".adapter." in name]
+        told["in place"] = all(a is b and a.requires_grad for a, b in zip(adapters, now, strict=True))
         given.fill(model, 2)  # training goes on with what was put on
         told["the one kept"] = kept[1]["0.adapter.up"]
         put(model, kept[0])
         told["with 0 again"] = model(given.x)
         told["base"] = torch.cat([p.flatten() for p in base])
-    for name, spoil in (("lacking", _lacking), ("foreign", _foreign)):
+    for name, spoil in (("lacking", _lacking), ("foreign", _foreign), ("renamed", _renamed)):
         told[f"{name} refused"] = _refused(put, model, spoil(given.adapters[1]))
         with torch.no_grad():
             told[f"after {name}"] = model(given.x)
@@ -101,12 +111,17 @@ def _foreign(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in state.items()} | {"4.adapter.up": torch.zeros(2)}
 
 
-def _refused(put: Callable[..., Any], model: nn.Module, state: dict[str, Tensor]) -> bool:
+def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.replace("2.adapter.up_bias", "3.adapter.up_bias"): tensor.clone() for name, tensor in state.items()}
+
+
+def _refused(put: Callable[..., Any], model: nn.Module, state: dict[str, Tensor]) -> str:
+    """What was raised, by name."""
     try:
         put(model, state)
-    except ValueError:
-        return True
-    return False
+    except Exception as error:  # whatever the learner's code raises
+        return "ValueError" if isinstance(error, ValueError) else type(error).__name__
+    return ""
 
 
 def states(given: Swaps, told: Told) -> str:
@@ -133,7 +148,8 @@ def put_on(given: Swaps, told: Told) -> str:
     for i in (0, 1):
         if not close(told.tensor(f"with {i}"), given.output(i)):
             return f"with adapter {i + 1} put on, the model does not compute what it did when that was taken off."
-    return ""
+    says = "an adapter's parameters are new ones, or no longer trained: the numbers belong into those that are there."
+    return "" if told["in place"] is True else says
 
 
 def independent(given: Swaps, told: Told) -> str:
@@ -149,9 +165,10 @@ def independent(given: Swaps, told: Told) -> str:
 def refused(given: Swaps, told: Told) -> str:
     if wrong := put_on(given, told):
         return wrong
-    for name, says in (("lacking", "one of whose tensors is missing"), ("foreign", "with a tensor too many")):
-        if told[f"{name} refused"] is not True:
-            return f"an adapter {says} is put on, where a ValueError is right."
+    for name, says in SPOILED.items():
+        raised = told[f"{name} refused"]
+        if raised != "ValueError":
+            return f"an adapter {says} {f'raises {raised}' if raised else 'is put on'}, where a ValueError is right."
         if not close(told.tensor(f"after {name}"), given.output(0)):
             return f"an adapter {says} is refused, but part of it has been put on already."
     return ""
