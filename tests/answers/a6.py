@@ -30,6 +30,18 @@ WRONG = {
             ("        test = [", "        lr = lr and sorted(scores)[0]\n        test = ["),
         ],
         "the largest rate": [("max(scores, key=scores.get, default=None)", "max(scores, default=None)")],
+        "the rate with the largest sum": [
+            ('mean(run["accuracy"] for run in validation if', 'sum(run["accuracy"] for run in validation if')
+        ],
+        "the last seed on validation": [
+            (
+                'mean(run["accuracy"] for run in validation if run["lr"] == lr)',
+                '[run["accuracy"] for run in validation if run["lr"] == lr][-1]',
+            )
+        ],
+        "a spread for the baselines": [("if len(test) > 1 else None", "if len(test) > 1 else 0.0")],
+        "a rate for the baselines": [('{"lr": lr,', '{"lr": lr or 0.0,')],
+        "three seeds, counted or not": [('"seeds": len(test)', '"seeds": 3 if lr else 1')],
         "an empty table": "def fair_table(runs, steps):\n    return {}\n",
         "the check patched": PATCHED_CHECK + "\ndef fair_table(runs, steps):\n    return {}\n",
     },
@@ -50,6 +62,29 @@ WRONG = {
         "two seeds are enough": [("< 3", "< 2")],
         "one side's seeds": [("min(len(a), len(b))", "len(a)")],
         "a point of accuracy": [("if abs(difference) <= 2 * error:", "if abs(difference) < 0.01:")],
+        "three standard errors": [("<= 2 * error", "<= 3 * error")],
+        "the population's spread": [
+            ("stdev(a)", "__import__('statistics').pstdev(a)"),
+            ("stdev(b)", "__import__('statistics').pstdev(b)"),
+        ],
+        "divided by n - 1 again": [("/ len(a) +", "/ (len(a) - 1) +"), ("/ len(b)) **", "/ (len(b) - 1)) **")],
+        "the errors added": [
+            (
+                "(stdev(a) ** 2 / len(a) + stdev(b) ** 2 / len(b)) ** 0.5",
+                "stdev(a) / len(a) ** 0.5 + stdev(b) / len(b) ** 0.5",
+            )
+        ],
+        "one spread of both lists": [
+            ("stdev(a) ** 2 / len(a) + stdev(b) ** 2 / len(b)", "stdev(a + b) ** 2 * (1 / len(a) + 1 / len(b))")
+        ],
+        "a's seeds for both": [("stdev(b) ** 2 / len(b)", "stdev(b) ** 2 / len(a)")],
+        "seed by seed": [
+            (
+                "    difference =",
+                "    if len(a) == len(b):\n        a, b = [x - y for x, y in zip(a, b)], [0.0] * len(b)\n    difference =",
+            )
+        ],
+        "six seeds in all": [("min(len(a), len(b)) < 3", "len(a) + len(b) < 6")],
         "said of b": [("if difference > 0", "if difference < 0")],
         "no sign": [("abs(difference)", "difference")],
         "divides by the error": [("if abs(difference) <= 2 * error:", "if abs(difference) / error <= 2:")],
@@ -142,6 +177,19 @@ def front(options):
         "the least memory of those near": [
             ('key=lambda option: option["stored_bytes"]', 'key=lambda option: option["peak_bytes"]')
         ],
+        "below the memory, not within": [('option["peak_bytes"] <= needs', 'option["peak_bytes"] < needs')],
+        "below the disk, not within": [("disk <= needs", "disk < needs")],
+        "merged, and what was trained beside it": [
+            (
+                'needs["tenants"] * needs["base_bytes"]',
+                'needs["tenants"] * (needs["base_bytes"] + option["stored_bytes"])',
+            )
+        ],
+        "merged, and the base beside them": [
+            ('needs["tenants"] * needs["base_bytes"]', '(1 + needs["tenants"]) * needs["base_bytes"]')
+        ],
+        "the margin as a share": [('best - needs["margin"]', 'best * (1 - needs["margin"])')],
+        "the option, not its name": [('["name"]', "")],
         "always LoRA": "def choose(options, needs):\n    return 'LoRA'\n",
         "always None": "def choose(options, needs):\n    return None\n",
         "never None": [("return None", 'return options[0]["name"]')],
@@ -173,6 +221,17 @@ def front(options):
         "the rate left out": [('        "lr": lr,\n', "")],
         "steps left out": [('        "steps": steps,\n', "")],
         "the first rate": [("max(scores, key=scores.get)", "rates[0]"), ("scores = {lr", "_ = {lr")],
+        "validation run, the middle rate": [("max(scores, key=scores.get)", "rates[1]")],
+        "validation run, the last rate": [("max(scores, key=scores.get)", "rates[-1]")],
+        "validation run, the middle by size": [("max(scores, key=scores.get)", "sorted(rates)[1]")],
+        "one lucky seed": [("mean([run(lr, seed", "max([run(lr, seed")],
+        "the first seed decides": [
+            ("max(scores, key=scores.get)", 'max(rates, key=lambda lr: run(lr, 0, steps, "validation"))')
+        ],
+        "the last seed decides": [
+            ("max(scores, key=scores.get)", 'max(rates, key=lambda lr: run(lr, 1, steps, "validation"))')
+        ],
+        "the worst on validation": [("max(scores", "min(scores")],
         "the middle rate, untuned": "def gather(run, baseline, method, rates, steps):\n    lr, seeds = rates[1], [0, 1, 2]\n    test = [run(lr, s, steps, 'test') for s in seeds]\n    found = {b: baseline(b) for b in ('majority class', 'zero-shot')}\n    return found | dict(method=method, lr=lr, steps=steps, seeds=seeds, test=test, mean=mean(test), spread=stdev(test))\n",
         "numbers made up": "def gather(run, baseline, method, rates, steps):\n    test = [0.9, 0.92, 0.94]\n    return dict(method=method, lr=rates[1], steps=steps, seeds=[0, 1, 2], test=test, mean=0.92, spread=0.02) | {'majority class': 0.5, 'zero-shot': 0.5}\n",
         "the best of three": [('"mean": mean(test)', '"mean": max(test) + 1e-3')],
@@ -197,6 +256,12 @@ def fair_table(runs, steps):
         table[label]["spread"] = stdev(found) if len(found) > 1 else None
     return table
 """,
+        "by NumPy": [
+            ("mean(test)", "np.mean(test)"),
+            ("stdev(test)", "np.std(test, ddof=1)"),
+            ("len(test)}", "np.size(test)}"),
+            ("    table = {}", "    import numpy as np\n\n    table = {}"),
+        ],
         "rows with more": [('"seeds": len(test)}', '"seeds": len(test), "lowest": min(test)}')],
     },
     "a6.claims": {
@@ -238,6 +303,9 @@ def front(options):
                 'sorted(near, key=lambda option: (option["stored_bytes"], -option["accuracy"]))[0]["name"]',
             )
         ],
+        "a margin added": [
+            ('option["accuracy"] >= best - needs["margin"]', 'option["accuracy"] + needs["margin"] >= best')
+        ],
         "filters one after another": """
 def choose(options, needs):
     left = [o for o in options if o["peak_bytes"] <= needs["memory"]]
@@ -254,6 +322,8 @@ def choose(options, needs):
     },
     "a6.evidence": {
         "three seeds everywhere": [("for seed in (0, 1)])", "for seed in (0, 1, 2)])")],
+        "seeds as a range": [("[0, 1, 2]", "range(3)")],
+        "tuned on other seeds": [("for seed in (0, 1)]", "for seed in (4, 6, 9)]")],
         "other seeds": [("[0, 1, 2]", "[7, 8, 9, 10]")],
         "more in the record": [
             ('        "method": method,\n', '        "method": method,\n        "validation": scores,\n')

@@ -33,7 +33,10 @@ MERGEABLE = {
     "prefix tuning": False,
     "prompt tuning": False,
 }
-RULES = ("memory", "disk", "tenants", "base", "merged", "only merged", "margin", "stored")  # a case for each
+RULES = (  # for each a case that turns on it
+    *("memory", "memory exactly", "disk", "disk exactly", "tenants", "base", "merged", "cannot", "only merged"),
+    *("beside", "margin", "share", "stored"),
+)
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,12 @@ class Case:
         merged = needs["merged"] and broken != "merged"
         base = 0 if broken == "base" else BASE
         disk = tenants * BASE if merged and broken != "copies" else base + tenants * option["stored_bytes"]
+        if merged and broken == "beside":
+            disk += tenants * option["stored_bytes"]
         return (
-            (broken == "memory" or option["peak_bytes"] <= needs["memory"])
-            and (broken == "disk" or disk <= needs["disk"])
-            and (option["mergeable"] or not (merged or broken == "only merged"))
+            (broken == "memory" or option["peak_bytes"] + (broken == "memory exactly") <= needs["memory"])
+            and (broken == "disk" or disk + (broken == "disk exactly") <= needs["disk"])
+            and (option["mergeable"] or broken == "cannot" or not (merged or broken == "only merged"))
         )
 
     def right(self, broken: str = "") -> str | None:
@@ -62,7 +67,7 @@ class Case:
         if not fitting:
             return None
         best = max(option["accuracy"] for option in fitting)
-        margin = 0 if broken == "margin" else self.needs["margin"]
+        margin = self.needs["margin"] * {"margin": 0, "share": best}.get(broken, 1)
         near = [option for option in fitting if option["accuracy"] >= best - margin]
         cost = "peak_bytes" if broken == "stored" else "stored_bytes"
         return min(near, key=lambda option: option[cost])["name"]
@@ -117,6 +122,10 @@ def _case(rng: random.Random) -> Case:
         "merged": merged,
         "margin": rng.choice((0.00505, 0.01005, 0.02005)),  # no difference is exactly this
     }
+    if rng.random() < 0.3:  # what one of them takes, to the byte
+        chosen = rng.choice(options)
+        needs["memory"] = chosen["peak_bytes"]
+        needs["disk"] = tenants * BASE if merged else BASE + tenants * chosen["stored_bytes"]
     return Case(options, needs)
 
 
@@ -124,23 +133,28 @@ def ask_cases(given: list[Case], told: Told, choose: Callable[[list[Option], dic
     told["chosen"] = [choose([dict(option) for option in case.options], dict(case.needs)) for case in given]
 
 
-def _chosen(given: list[Case], told: Told) -> Iterator[tuple[Case, Option | None]]:
-    """Each case in which something fits, with the option chosen, where that is one."""
+def _chosen(given: list[Case], told: Told) -> Iterator[tuple[Case, Option]]:
+    """Each case in which something fits and was chosen, with the option.
+
+    Raises:
+        ValueError: what was chosen is no name of an option, or nothing was chosen anywhere.
+    """
+    if not any(told["chosen"]):
+        raise ValueError("nothing was chosen, whatever the case")
     for case, name in zip(given, told["chosen"], strict=True):
-        if case.right() is not None:
-            yield case, next((option for option in case.options if option["name"] == name), None)
+        if case.right() is not None and name is not None:
+            option = next((option for option in case.options if option["name"] == name), None)
+            if option is None:
+                raise ValueError(f"{name!r} is no name of an option")
+            yield case, option
 
 
-def _says(case: Case, option: Option | None) -> str:
-    if option is None:
-        return f"{case.needs}: nothing was chosen, though something fits."
+def _says(case: Case, option: Option) -> str:
     return f"{case.needs}: {option['name']}"
 
 
 def memory(given: list[Case], told: Told) -> str:
     for case, option in _chosen(given, told):
-        if option is None:
-            return _says(case, option)
         if option["peak_bytes"] > case.needs["memory"]:
             return f"{_says(case, option)} needs {option['peak_bytes']:,} bytes to be trained."
     return ""
@@ -148,8 +162,6 @@ def memory(given: list[Case], told: Told) -> str:
 
 def disk(given: list[Case], told: Told) -> str:
     for case, option in _chosen(given, told):
-        if option is None:
-            return _says(case, option)
         merged, tenants = case.needs["merged"], case.needs["tenants"]
         held = tenants * BASE if merged else BASE + tenants * option["stored_bytes"]
         if held > case.needs["disk"]:
@@ -159,17 +171,16 @@ def disk(given: list[Case], told: Told) -> str:
 
 def merged(given: list[Case], told: Told) -> str:
     for case, option in _chosen(given, told):
-        if option is None:
-            return _says(case, option)
         if case.needs["merged"] and not option["mergeable"]:
             return f"{_says(case, option)} cannot be merged."
     return ""
 
 
 def the_right_one(given: list[Case], told: Told) -> str:
+    for case, name in zip(given, told["chosen"], strict=True):
+        if case.right() is not None and name is None:
+            return f"{case.needs}: nothing was chosen, though something fits."
     for case, option in _chosen(given, told):
-        if option is None:
-            return _says(case, option)
         if option["name"] == case.right():
             continue
         if not case.fits(option):
@@ -185,7 +196,9 @@ def says_none(given: list[Case], told: Told) -> str:
     for case, name in zip(given, told["chosen"], strict=True):
         if case.right() is None and name is not None:
             return f"{case.needs}: nothing fits, so None is right."
-    return memory(given, told)  # an answer that is always None has not looked
+    for _ in _chosen(given, told):  # an answer that is always None has not looked
+        pass
+    return ""
 
 
 Exercise(

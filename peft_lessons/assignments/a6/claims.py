@@ -55,11 +55,16 @@ def _around(rng: random.Random, center: float, spread: float, n: int) -> list[fl
 def draw_pairs(g: torch.Generator) -> Pairs:
     rng = random.Random(int(torch.randint(2**31, (), generator=g)))
 
-    def pair(n: int, errors: float, times: float = 1.0) -> Pair:
-        """Means apart by so many standard errors; b's spread is so many times a's."""
-        spread, center = rng.uniform(0.01, 0.03), rng.uniform(0.6, 0.7)
-        error = spread * ((1 + times**2) / n) ** 0.5
-        return Pair(_around(rng, center + errors * error, spread, n), _around(rng, center, times * spread, n))
+    def pair(n: int, errors: float, times: float = 1.0, n_b: int = 0) -> Pair:
+        """Means apart by so many standard errors; b's spread is so many times a's, its seeds are as many or `n_b`."""
+        spread, center, n_b = rng.uniform(0.01, 0.03), rng.uniform(0.6, 0.7), n_b or n
+        error = spread * (1 / n + times**2 / n_b) ** 0.5
+        return Pair(_around(rng, center + errors * error, spread, n), _around(rng, center, times * spread, n_b))
+
+    def near(errors: float) -> list[Pair]:
+        """Pairs for which the very formula decides, and no rule like it."""
+        sizes = ((3, 1.0, 3), (4, 0.3, 9), (9, 3.0, 4))
+        return [pair(n, sign * errors, times, n_b) for n, times, n_b in sizes for sign in (1, -1)]
 
     low = rng.uniform(0.5, 0.6)
     lucky = [*_around(rng, low, 0.02, 19), low + 0.16]
@@ -69,11 +74,14 @@ def draw_pairs(g: torch.Generator) -> Pairs:
             Pair([low] * 3, [low + 0.02] * 3),
             pair(3, 5, 4.0),
             Pair(_around(rng, low + 0.04, 0.02, 20), lucky),
+            *near(2.15),
         ],
         "not apart": [
             *(pair(n, sign * errors) for n, errors in ((3, 0.4), (3, 1.3), (5, 0.7), (20, 1.2)) for sign in (1, -1)),
             pair(3, 1.2, 6.0),
             Pair([low] * 3, [low] * 3),
+            Pair([low + 0.01, low + 0.04, low + 0.07], [low, low + 0.03, low + 0.06]),  # seed by seed always as far
+            *near(1.85),
         ],
         "too few": [
             pair(2, 9),
@@ -81,6 +89,7 @@ def draw_pairs(g: torch.Generator) -> Pairs:
             Pair([low + 0.2], [low]),
             Pair([low + 0.2], _around(rng, low, 0.01, 3)),
             Pair(_around(rng, low + 0.2, 0.01, 3), _around(rng, low, 0.01, 2)),
+            Pair(_around(rng, low + 0.2, 0.01, 2), _around(rng, low, 0.01, 9)),
         ],
     }
 
@@ -108,19 +117,25 @@ def apart(given: Pairs, told: Told) -> str:
         pair, said = found
         if said not in WORDS:
             return f"{said!r} is none of {', '.join(WORDS)}."
-        return f"{_shown(pair)}: {said!r}, though the means are far apart for so many seeds."
+        return f"{_shown(pair)}: {said!r}, though the means are far enough apart for so many seeds."
     return ""
 
 
+def _blind(given: Pairs, told: Told) -> str:
+    """What is wrong where no pair at all is told apart: then the others are right for nothing."""
+    seen = any(said == pair.right for pair, said in zip(given["apart"], told["said"]["apart"], strict=True))
+    return "" if seen else apart(given, told)
+
+
 def not_apart(given: Pairs, told: Told) -> str:
-    if wrong := apart(given, told):  # who never tells anything apart is right here for nothing
+    if wrong := _blind(given, told):
         return wrong
     found = _wrong(given, told, "not apart")
     return f"{_shown(found[0])}: {found[1]!r}, though seeds alone differ as much." if found else ""
 
 
 def too_few(given: Pairs, told: Told) -> str:
-    if wrong := apart(given, told):
+    if wrong := _blind(given, told):
         return wrong
     found = _wrong(given, told, "too few")
     return f"{_shown(found[0])}: {found[1]!r} from so few seeds." if found else ""
