@@ -116,6 +116,13 @@ def test_both_layouts(tmp_path: Path, names: list[str], expected: list[str]) -> 
     assert {s.assignment for s in found} == {"a3_lora"} and not [note for s in found for note in s.notes]
 
 
+def test_an_umlaut_in_one_character_or_two_is_one_student(tmp_path: Path) -> None:
+    touch(tmp_path / "J\u00fcrgen" / "a3_lora.ipynb", "1")
+    touch(tmp_path / "Ju\u0308rgen_a1_context.ipynb", "2")
+    found = collect(tmp_path, NAMES, students=["Ju\u0308rgen"])
+    assert [(s.student, s.notes) for s in found] == [("J\u00fcrgen", [])] * 2
+
+
 def test_the_longest_name_is_meant(tmp_path: Path) -> None:
     touch(tmp_path / "ann" / "a3_lora_extra.ipynb")
     assert short(collect(tmp_path, NAMES)) == [("ann", "a3_lora_extra", "a3_lora_extra.ipynb")]
@@ -134,9 +141,12 @@ def test_what_is_missing_has_a_line(tmp_path: Path) -> None:
 def test_files_that_are_no_submission(tmp_path: Path) -> None:
     touch(tmp_path / "ann" / "a3_lora.pdf")
     touch(tmp_path / "ann" / "notes.txt")
+    touch(tmp_path / "ben" / "all.zip")
     touch(tmp_path / "ann" / ".ipynb_checkpoints" / "a3_lora-checkpoint.ipynb")
     touch(tmp_path / "ann" / "homework.ipynb")
-    found = {s.assignment: s.notes for s in collect(tmp_path, NAMES)}
+    everything = collect(tmp_path, NAMES)
+    assert ["all.zip is an archive: unpack it, and grade again"] in [s.notes for s in everything if s.student == "ben"]
+    found = {s.assignment: s.notes for s in everything if s.student == "ann"}
     assert found["a3_lora"] == ["a3_lora.pdf is not a notebook (.ipynb)"]
     assert found[""] == [f"homework.ipynb is no assignment's name ({', '.join(NAMES)})"]
 
@@ -233,6 +243,25 @@ def test_nothing_but_sources_is_taken(right: nbformat.NotebookNode) -> None:
     assert "script" not in json.dumps(made) and not [c for c in made.cells if c.get("outputs")]
     assert toy.named(made, "double_test").metadata.nbgrader.points == 3
     assert toy.named(made, "double").metadata.nbgrader.grade is False
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "[a](javascript:x)",
+        "[a](java&#115;cript:x)",
+        "[a](JavaScript&colon;x)",
+        "[a]\n\n[a]: javascript:x",
+        "[a](data:x)",
+    ],
+)
+def test_a_link_that_runs_something_is_no_link(right: nbformat.NotebookNode, link: str) -> None:
+    from nbconvert.filters.markdown import markdown2html
+
+    toy.named(right, "why").source = f"Words, x[0]: 3. {link}\n\n[b](https://example.org)"
+    source = toy.named(repaired(right)[0], "why").source
+    assert "href" in markdown2html(link), "it would be one"
+    assert markdown2html(source).count("href") == 1 and "x[0]: 3" in source
 
 
 def test_a_deleted_cell_of_imports_is_named(right: nbformat.NotebookNode) -> None:

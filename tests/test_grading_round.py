@@ -96,7 +96,7 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def marks(course: Path) -> dict[tuple[str, str], dict[str, str]]:
-    with (course / "marks.csv").open(encoding="utf-8", newline="") as file:
+    with (course / "marks.csv").open(encoding="utf-8-sig", newline="") as file:
         return {(row["student"], row["assignment"]): row for row in csv.DictReader(file)}
 
 
@@ -349,7 +349,7 @@ def test_a_second_run_grades_nothing_again_and_a_new_file_alone(whole: Round) ->
     small = whole.course.parent / "small"
     shutil.copytree(whole.submissions / "half", small / "half")
     resumed = run(*options, "grade", small)
-    assert resumed.stdout.startswith("half, toy: 3 of 5 points\n"), resumed.stdout
+    assert resumed.returncode == 0 and resumed.stdout.startswith("half, toy: 3 of 5 points\n"), resumed.stderr
     assert json.loads(record.read_bytes()) == json.loads(kept)
     assert (whole.course / "marks.csv").read_bytes() == before
 
@@ -361,9 +361,11 @@ def test_marks_given_by_hand_are_in_the_table_and_on_the_page(whole: Round) -> N
         grade = gradebook.find_grade("why", "toy", "toy", "right")
         grade.manual_score, grade.needs_manual_grade = 3.5, False
         gradebook.find_comment("why", "toy", "toy", "right").manual_comment = "Good <i>words</i>."
+        gradebook.find_comment("double", "toy", "toy", "right").manual_comment = "Short, too."
         gradebook.db.commit()
     options = ["--source", whole.course.parent / "source", "--course", whole.course]
     assert run(*options, "feedback").returncode == 0
     row = marks(whole.course)["right", "toy"]
     assert (row["toy.why"], row["total"], row["needs manual grading"]) == ("3.5", "8.5", "")
-    assert "Good &lt;i&gt;words&lt;/i&gt;." in whole.page("right") and "8.5 of 9" in whole.page("right")
+    assert "Good &lt;i&gt;words&lt;/i&gt;." in whole.page("right") and "8.5 of 9 points" in whole.page("right")
+    assert "<td>Short, too.</td>" in whole.page("right")

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.skipif(
 
 SLOW = float(os.environ.get("GRADING_TEST_SLOW", 1))  # more on a busy machine
 LIMITS = {"cell_seconds": 6 * SLOW, "seconds": 60 * SLOW, "memory_mb": 700, "disk_mb": 30, "processes": 30}
+CROWD = "it started more than 30 processes or 480 threads"
 
 
 def run(*cells: str, sandboxed: bool = True, **limits: float) -> tuple[str, list[results.CellRun]]:
@@ -62,12 +63,17 @@ def test_memory_that_no_limit_of_a_process_counts_ends_the_run() -> None:
 
 @pytest.mark.parametrize("bomb", ["while True: os.fork()", "while True:\n    if os.fork(): time.sleep(60)"])
 def test_a_fork_bomb_ends_the_run(bomb: str) -> None:
-    assert run(f"import os, time\n{bomb}")[0] == "it started more than 30 processes"
+    assert run(f"import os, time\n{bomb}")[0] == CROWD
 
 
 def test_a_fork_bomb_ends_the_run_before_any_watch_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "INTERVAL", 60)
-    assert run("import os\nwhile True: os.fork()")[0] == "it started more than 30 processes"
+    assert run("import os\nwhile True: os.fork()")[0] == CROWD
+
+
+def test_a_flood_of_threads_ends_the_run() -> None:
+    flood = "while True: threading.Thread(target=time.sleep, args=(60,)).start()"
+    assert run(f"import threading, time\nthreading.stack_size(2**15)\n{flood}", cell_seconds=20 * SLOW)[0] == CROWD
 
 
 @pytest.mark.parametrize(
@@ -105,7 +111,9 @@ def test_nothing_is_left_behind() -> None:
 
     before = {p.pid for p in psutil.Process().children(recursive=True)}
     with sandbox.box() as box:
-        sandbox.run(box, ["import subprocess; subprocess.Popen(['sleep', '1000'])"], 7, Limits(**LIMITS))
+        closed = "import os; os.makedirs('a/b'); os.chmod('a', 0); os.chmod('/box', 0)"
+        sandbox.run(box, ["import subprocess; subprocess.Popen(['sleep', '1000'])", closed], 7, Limits(**LIMITS))
+        results.cell_run(box, 0, Limits())
         kept = box
     after = [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "1000"]]
     assert not after and not kept.exists()

@@ -8,6 +8,7 @@ writes it, else that of the file's last change.
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from pathlib import Path
 from nbgrader.utils import parse_utc
 
 COPY = re.compile(r"[ _-]*(\(\d+\)|copy\d*|v\d+|final)$", re.IGNORECASE)
+ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".gz", ".tgz", ".bz2", ".xz")
 MOST_BYTES = 20 * 2**20
 
 
@@ -51,7 +53,7 @@ def collect(
     """
     found: dict[tuple[str, str], list[Submission]] = {}
     strays: list[Submission] = []
-    names: dict[str, str] = {student: student for student in students or []}
+    names = {name: name for name in (unicodedata.normalize("NFC", student) for student in students or [])}
     for path in _files(folder):
         assignment, rest = _assignment(path.stem, assignments)
         inside = path.relative_to(folder).parts[:-1]
@@ -61,6 +63,9 @@ def collect(
         elif path.suffix == ".ipynb":
             known = ", ".join(assignments)
             strays.append(Submission(student, "", None, notes=[f"{path.name} is no assignment's name ({known})"]))
+        elif path.suffix.lower() in ARCHIVES:
+            note = f"{path.name} is an archive: unpack it, and grade again"
+            strays.append(Submission(student, "", None, notes=[note]))
     for entry in sorted(folder.iterdir()):
         if entry.is_dir() and not entry.is_symlink() and not entry.name.startswith("."):
             _plain(entry.name, names)  # an empty folder is a student with nothing in it
@@ -91,7 +96,11 @@ def _assignment(stem: str, assignments: list[str]) -> tuple[str, str]:
 
 
 def _plain(name: str, names: dict[str, str]) -> str:
-    """A name that is safe as a file's, in nbgrader, and in a table; two students never get the same."""
+    """A name that is safe as a file's, in nbgrader, and in a table; two students never get the same.
+
+    An umlaut may be one character or two, as each system writes it: both are the same student.
+    """
+    name = unicodedata.normalize("NFC", name)
     if name not in names:
         plain = re.sub(r"[^\w@. -]", "_", name).strip(" .-")[:80] or "student"
         if plain in names.values():

@@ -23,11 +23,14 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 # What stays of prose: nbconvert's own list knows no headings and no paragraphs.
 TAGS = set("a abbr b blockquote br code dd del details div dl dt em h1 h2 h3 h4 h5 h6 hr i img li ol p pre".split())
 TAGS |= set("span strong sub summary sup table tbody td th thead tr ul".split())
-ATTRIBUTES = {"a": ["href", "title"], "img": ["src", "alt"], "*": ["class"]}
+# A link of the notebook to a file beside it leads nowhere from a page that was sent to a student.
+ATTRIBUTES = {"a": lambda _, name, value: name == "href" and value.startswith("https://"), "img": ["src", "alt"]}
+ATTRIBUTES["*"] = ["class"]
 STYLE = """
 body { font: 1rem/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 body { color: #111; background: #fff; }
 table { border-collapse: collapse; margin: 1rem 0; }
+td, th { overflow-wrap: anywhere; min-width: 4rem; }
 th, td { border: 1px solid #767676; padding: .3rem .6rem; text-align: left; vertical-align: top; }
 pre { background: #f4f4f4; padding: .5rem; overflow-x: auto; white-space: pre-wrap; overflow-wrap: anywhere; }
 img { max-width: 100%; }
@@ -87,7 +90,7 @@ def _marks(row: dict[str, Any]) -> str:
     if "total" not in row:
         return ""
     waiting = ", more to be graded by hand" if row.get("needs manual grading") else ""
-    return f"{row['total']:g} of {row['max']:g}{waiting}"
+    return f"{row['total']:g} of {row['max']:g} points{waiting}"
 
 
 def _submission(course: Course, row: dict[str, Any]) -> str:
@@ -95,7 +98,7 @@ def _submission(course: Course, row: dict[str, Any]) -> str:
     student, assignment = row["student"], row["assignment"]
     path = course.record(student, assignment)
     record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    body = f"<p>{html.escape(student)}: <strong>{_marks(row)} points</strong></p>\n"
+    body = f"<p>{html.escape(student)}: <strong>{_marks(row)}</strong></p>\n"
     notes = [note for note in row["notes"].split("; ") if note]
     if notes:
         body += "<h2>What happened</h2>\n<ul>" + "".join(f"<li>{html.escape(note)}</li>" for note in notes) + "</ul>\n"
@@ -114,14 +117,16 @@ def _submission(course: Course, row: dict[str, Any]) -> str:
 
 
 def _by_hand(course: Course, student: str, assignment: str) -> list[list[str]]:
-    """The marks and comments given in formgrader."""
+    """The marks and comments given in formgrader, also a comment beside an answer that tests have graded."""
     with Gradebook(course.db_url, "course") as gradebook:
         try:
             notebook = gradebook.find_submission_notebook(assignment, assignment, student)
         except MissingEntry:
             return []
         comments = {comment.name: comment.comment or "" for comment in notebook.comments}
-        return [
+        graded = {grade.name for grade in notebook.grades}
+        beside = [c for c in notebook.comments if c.manual_comment and c.name not in graded]
+        return [[html.escape(c.name), "", html.escape(c.manual_comment)] for c in beside] + [
             [
                 html.escape(grade.name),
                 "to be graded by hand" if grade.needs_manual_grade else f"{grade.score:g} of {grade.max_score:g}",

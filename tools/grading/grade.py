@@ -160,8 +160,10 @@ def collected(course: Course) -> list[Submission]:
     """What was collected up to now."""
     path = course.folder / "collected.json"
     rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    made = [Submission(**r | {"when": datetime.fromisoformat(r["when"]) if r["when"] else None}) for r in rows]
-    return sorted(made, key=lambda s: (s.student, s.assignment))
+    for row in rows:
+        row["path"] = Path(row["path"]) if row["path"] else None
+        row["when"] = datetime.fromisoformat(row["when"]) if row["when"] else None
+    return sorted((Submission(**row) for row in rows), key=lambda s: (s.student, s.assignment))
 
 
 def columns(course: Course, assignment: str) -> dict[str, str]:
@@ -203,7 +205,7 @@ def write_marks(course: Course) -> Path:
     names = [name for name in known if any(name in row for row in rows)]
     header = ["student", "assignment", *names, "total", "max", "late", "needs manual grading", "notes"]
     path = course.folder / "marks.csv"
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8-sig") as file:  # the mark by which Excel knows UTF-8
         table = csv.writer(file)
         table.writerow(header)
         for row in rows:

@@ -54,9 +54,18 @@ def outputs_of(message: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def leave_if_crowded(job: dict[str, Any]) -> None:
-    """End all of it where too many processes run: enough of them keep the watch outside from its turn to look."""
-    if sum(name.isdecimal() for name in os.listdir("/proc")) > job["processes"]:
+    """End all of it where too many processes or threads run: enough of them keep the watch outside from its turn."""
+    processes = [name for name in os.listdir("/proc") if name.isdecimal()]
+    if len(processes) > job["processes"] or sum(map(threads, processes)) > job["threads"]:
         os._exit(job["crowded"])
+
+
+def threads(process: str) -> int:
+    """How many threads a process has: the folders of its own in /proc, of which two are . and .. ."""
+    try:
+        return os.stat(f"/proc/{process}/task").st_nlink - 2
+    except OSError:
+        return 0
 
 
 def run_cell(

@@ -77,7 +77,10 @@ def _graded(course: Course, s: Submission, sandboxed: bool) -> dict[str, Any]:
     verdicts = _run(course, s, frame, notes, sandboxed) if runnable else _nothing(frame)
     with _alone(course.folder / "gradebook.lock"):
         _save(course, s, frame)
-    return {"notes": notes[:MOST_NOTES], "exercises": [asdict(v) for v in verdicts]}
+    again = {"fingerprint": ""} if any(sandbox.NO_MEMORY in note for note in notes) else {}
+    if len(notes) > MOST_NOTES:
+        notes = [*notes[:MOST_NOTES], f"and {len(notes) - MOST_NOTES} more"]
+    return {"notes": notes, "exercises": [asdict(v) for v in verdicts]} | again
 
 
 def _nothing(frame: NotebookNode) -> list[results.Verdict]:
@@ -102,7 +105,7 @@ def _run(
         why = sandbox.run(box, [_asked(cell) for cell in code], seed, course.limits, own, sandboxed)
         runs = [results.cell_run(box, number, course.limits) for number in range(len(code))]
         if why:
-            notes.append(f"the run was ended: {why}")
+            notes.insert(0, f"the run was ended: {why}")
         notes.extend(_ends(code, runs, course, why))
         for cell, run in zip(code, runs, strict=True):
             cell.outputs = run.outputs

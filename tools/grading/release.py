@@ -89,14 +89,15 @@ def release(source: Path = SOURCE, to: Path | None = None) -> list[Path]:
         Refused: a hidden region holds anything but a call of `grade`.
     """
     to, written = to or source.parent, []
-    os.environ["PEFT_LESSONS_HOME"] = tempfile.mkdtemp()  # checks in a solution are no progress of yours
-    for path in sorted(source.glob("*.ipynb")):
-        notebook = nbformat.read(path, as_version=4)
-        for cell in notebook.cells:
-            exercise_of(cell)
-        for folder, made in (("release", students(notebook)), ("solution", solution(notebook))):
-            written.append(to / folder / path.name)
-            written[-1].parent.mkdir(parents=True, exist_ok=True)
-            nbformat.write(made, written[-1])
-        execute(written[-1])
+    with tempfile.TemporaryDirectory() as home:
+        os.environ["PEFT_LESSONS_HOME"] = home  # checks in a solution are no progress of yours
+        for path in sorted(source.glob("*.ipynb")):
+            notebook = nbformat.read(path, as_version=4)
+            for cell in notebook.cells:
+                exercise_of(cell)
+            for folder, made in (("release", students(notebook)), ("solution", solution(notebook))):
+                written.append(to / folder / path.name)
+                written[-1].parent.mkdir(parents=True, exist_ok=True)
+                nbformat.write(made, written[-1])
+            execute(written[-1])
     return written

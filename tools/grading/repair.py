@@ -2,7 +2,7 @@
 
 Test cells and read-only cells are always the assignment's; a deleted one comes back, and so does a deleted answer
 cell, as its stub. Of the student's file only sources are taken, never metadata, outputs or attachments, and text loses
-its HTML, so that nothing of theirs runs in the browser of whoever looks at it later.
+its HTML and its `javascript:` links, so that nothing of theirs runs in the browser of whoever looks at it later.
 """
 
 import json
@@ -15,6 +15,7 @@ from nbgrader.utils import is_locked, is_solution
 MOST_CELLS = 500
 MOST_CHARACTERS = 200_000  # of one cell
 TAG = re.compile(r"<(?=[a-zA-Z/!?])")
+LINK = re.compile(r"\](?=\s*[(:]\s*<?(?!https?://)[^\s)]*[:&])")  # to anything but the web, however it is spelt
 
 
 class Broken(Exception):
@@ -100,8 +101,8 @@ def _name(cell: NotebookNode) -> str:
 
 
 def _text(source: str, given: str) -> str:
-    """A student's prose without HTML; what was given is left as it is."""
-    return source if source.strip() == given.strip() else TAG.sub("&lt;", source)
+    """A student's prose without HTML and without links that run something; what was given is left as it is."""
+    return source if source.strip() == given.strip() else LINK.sub("&#93;", TAG.sub("&lt;", source))
 
 
 def _own(cell: NotebookNode, known: NotebookNode | None, name: str) -> NotebookNode:

@@ -66,7 +66,10 @@ def line(text: str, most: int = 200) -> str:
 
 def read(folder: Path, *parts: str, most: int) -> bytes | None:
     """A file below a folder, where it is there, plain, reached through no link, and no larger than `most`."""
-    at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:  # closed by whoever ran in it
+        return None
     try:
         for place, part in enumerate(parts):
             last = place == len(parts) - 1

@@ -29,8 +29,10 @@ INSIDE = Path(__file__).with_name("inside.py")
 LEARNERS = ("peft_lessons", "data")  # what of the project is there inside
 ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives")
 MOST_FILES = 5000
+THREADS = 16  # for each process that is allowed
 LEFT_TO_THE_MACHINE = 300 * 2**20
 INTERVAL = 0.1
+NO_MEMORY = "this machine had no memory left, which may be another's doing, and the next run tries again"
 CROWDED = 86  # the exit status of a run that has itself seen too many processes
 
 
@@ -42,7 +44,8 @@ def box() -> Iterator[Path]:
         (folder / name).mkdir()
     try:
         yield folder
-    finally:  # not shutil.rmtree, which a chain of a thousand folders ends
+    finally:  # not shutil.rmtree, which a chain of a thousand folders ends; first open what was closed
+        subprocess.run(["chmod", "-R", "u+rwX", "--", str(folder)], stderr=subprocess.DEVNULL, check=False)
         subprocess.run(["rm", "-rf", "--", str(folder)], stderr=subprocess.DEVNULL, check=False)
 
 
@@ -125,9 +128,9 @@ def run(
     """
     if sandboxed and why_not():
         raise Refused(why_not())
-    job = {"cells": cells, "crowded": CROWDED} | asdict(limits)
+    job = {"cells": cells, "crowded": CROWDED, "threads": THREADS * limits.processes} | asdict(limits)
     if not sandboxed:
-        job["processes"] = float("inf")  # of what runs here, most is not the submission's
+        job["processes"] = job["threads"] = float("inf")  # of what runs here, most is not the submission's
     (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
     inside = Path("/box") if sandboxed else folder
     program = [sys.executable, "/inside.py" if sandboxed else str(INSIDE), str(inside)]
@@ -177,21 +180,28 @@ def _end(process: "subprocess.Popen[bytes]", family: list[psutil.Process]) -> No
 
 
 def _crowd(limits: Limits) -> str:
-    return f"it started more than {limits.processes} processes"
+    return f"it started more than {limits.processes} processes or {THREADS * limits.processes} threads"
 
 
 def _too_much(folder: Path, family: list[psutil.Process], limits: Limits) -> str:
     """What is used more than allowed, as a clause; "" where nothing is."""
-    if len(family) > limits.processes:
+    if len(family) > limits.processes or sum(map(_threads, family)) > THREADS * limits.processes:
         return _crowd(limits)
     most = limits.memory_mb * 2**20
     if sum(_memory(p, "rss") for p in family) > most and sum(_memory(p, "pss") for p in family) > most:
         return f"it used more than {limits.memory_mb:g} MB of memory"
     if psutil.virtual_memory().available < LEFT_TO_THE_MACHINE:
-        return "it left this machine without memory"
+        return NO_MEMORY
     if _disk(folder) > limits.disk_mb * 2**20:
         return f"it wrote more than {limits.disk_mb:g} MB or {MOST_FILES} files"
     return ""
+
+
+def _threads(process: psutil.Process) -> int:
+    try:
+        return process.num_threads()
+    except psutil.Error:
+        return 0
 
 
 def _memory(process: psutil.Process, kind: str) -> int:
