@@ -7,6 +7,7 @@ known to it. PEFT_LESSONS_SCREENSHOTS names a folder to leave pictures in.
 import json
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -89,6 +90,15 @@ def voila(notebook: Path) -> Iterator[str]:
             "voila", [str(notebook), f"--token={TOKEN}", "--Voila.ip=127.0.0.1"], Path(name), "voila/static/voila.js"
         ) as url:
             yield f"{url}/?token={TOKEN}"
+
+
+@contextmanager
+def formgrader(course: Path) -> Iterator[str]:
+    """nbgrader's form for a course folder, with the options of `make formgrader`, on 127.0.0.1: its address."""
+    planned = subprocess.run(["make", "-n", "formgrader"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    options = [word for word in shlex.split(planned.replace("\\\n", " ")) if word.startswith("--")]
+    with _serving("jupyterlab", [*options, f"--IdentityProvider.token={TOKEN}"], course, "api/status") as url:
+        yield f"{url}/formgrader?token={TOKEN}"
 
 
 @contextmanager
