@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from peft_lessons.progress import record
+
 NOT_ATTEMPTED = "not attempted yet"
 
 
@@ -11,10 +13,13 @@ def show_guess(guess: object, answer: object, unit: str = "") -> None:
     print(f"your guess: {mine}   the answer: {answer} {unit}".rstrip())
 
 
-def check_answer(answer: object, is_right: Callable[[object], bool | str], hint: str) -> None:
+def check_answer(name: str, answer: object, is_right: Callable[[object], bool | str], hint: str) -> None:
     """Check a learner's answer at once: not attempted, right, or not yet with a hint that does not give it away.
 
+    Whether it is right is kept on this machine, for `progress`.
+
     Args:
+        name: the exercise: its lesson and what it asks for, such as "07.largest_rank".
         answer: None while the exercise is untouched.
         is_right: told the answer, says whether it is right, or in a sentence what is wrong with it; an exception counts
             as not right, and is shown.
@@ -25,11 +30,11 @@ def check_answer(answer: object, is_right: Callable[[object], bool | str], hint:
         return
     try:
         found = is_right(answer)
-        verdict = found if isinstance(found, str) else bool(found)
+        said = "" if found and not isinstance(found, str) else str(found or hint)
     except NotImplementedError:
         print(NOT_ATTEMPTED)
         return
     except Exception as error:  # the learner's own code may raise anything, and should see what
-        print(f"not yet: {type(error).__name__}: {error}")
-        return
-    print("right" if verdict is True else f"not yet: {verdict or hint}")
+        said = f"{type(error).__name__}: {error}"
+    record(name, int(not said), 1)
+    print(f"not yet: {said}" if said else "right")

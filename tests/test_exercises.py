@@ -3,6 +3,7 @@
 import pytest
 
 from peft_lessons.exercises import check_answer, show_guess
+from peft_lessons.progress import progress
 
 
 def unsolved():
@@ -23,9 +24,19 @@ def unsolved():
     ],
 )
 def test_check_answer(answer, is_right, line, capsys):
-    check_answer(answer, is_right, "count again")
+    check_answer("00.number", answer, is_right, "count again")
     printed = capsys.readouterr().out
     assert printed.startswith(line) and printed.count("\n") == 1
+
+
+def test_what_was_tried_is_kept(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("PEFT_LESSONS_HOME", str(tmp_path))
+    for name, answer in {"00.untouched": None, "00.wrong": 2, "00.right": 3}.items():
+        check_answer(name, answer, lambda n: n == 3, "count again")
+    check_answer("00.right", 2, lambda n: n == 3, "count again")  # the best outcome stays
+    capsys.readouterr()
+    progress()
+    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()] == [["00.right", "1"], ["00.wrong", "0"]]
 
 
 def test_guesses(capsys):

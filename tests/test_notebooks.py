@@ -38,6 +38,18 @@ def test_lessons_are_numbered_and_named() -> None:
             assert re.fullmatch(r"\d\d_[a-z0-9_]+", path.stem), path.name
 
 
+def test_exercises_are_named_after_their_lesson() -> None:
+    names = []
+    for path in LESSONS:
+        for _, cell in rules.code_cells(json.loads(path.read_text(encoding="utf-8"))):
+            for call in ast.walk(ast.parse(rules.text(cell["source"]))):
+                if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "check_answer":
+                    assert isinstance(call.args[0], ast.Constant), f"{path.stem}: {ast.unparse(call)}"
+                    names.append(call.args[0].value)
+                    assert names[-1].startswith(f"{path.stem.partition('_')[0]}."), f"{path.stem}: {names[-1]}"
+    assert names and len(names) == len(set(names))
+
+
 @pytest.mark.parametrize(
     "path", [*LESSONS, *rules.ROOT.glob("*.md"), *rules.ROOT.glob("data/**/*.md")], ids=lambda path: path.stem
 )
