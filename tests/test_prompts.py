@@ -20,6 +20,8 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     LlamaConfig,
     LlamaModel,
+    MixtralConfig,
+    MixtralForCausalLM,
     OPTConfig,
     RobertaConfig,
     RobertaModel,
@@ -32,7 +34,7 @@ from peft_lessons.accounting.setups import Setup, chunked_loss, trace_setup
 from peft_lessons.bases import TextClassifier
 from peft_lessons.methods import IntrinsicPrompt, LoRA, PrefixTuning, PromptTuning, PTuning
 from peft_lessons.methods.additive import soft_prompt
-from peft_lessons.methods.additive.intrinsic_prompt import learn_decoder
+from peft_lessons.methods.additive.intrinsic_prompt import NAMES, learn_decoder
 from peft_lessons.methods.additive.prompts import nearest_words
 from peft_lessons.methods.core import require_attachment
 from peft_lessons.methods.files import CONFIG, WEIGHTS
@@ -366,10 +368,27 @@ def test_generation_with_the_cache_without_it_and_pefts_are_equal(base, beams, t
     assert torch.equal(padded[1, -6:], alone[0, -6:])
 
 
-def test_a_static_cache_is_refused():
-    model = attach(prompted.llama(), PromptTuning(4))
+@pytest.mark.parametrize("method", [PromptTuning(4), PrefixTuning(4)], ids=lambda m: type(m).__name__)
+def test_a_static_cache_is_refused(method):
+    model = attach(prompted.llama(), method)
     with pytest.raises(ValueError, match="a cache that grows"):
         model.generate(**batch(side="left"), max_new_tokens=3, cache_implementation="static")
+
+
+@pytest.mark.parametrize("method", [PromptTuning(4), PrefixTuning(4)], ids=lambda m: type(m).__name__)
+def test_what_the_feed_forward_part_is_does_not_matter(method, tmp_path):
+    def experts():
+        torch.manual_seed(1)
+        sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+        config = MixtralConfig(**sizes, intermediate_size=24, num_local_experts=2, **models.SIZE)
+        return models._as_base(prompted.lively(MixtralForCausalLM(config)), "left")
+
+    model = random_weights(attach(experts(), method))
+    save_adapter(model, tmp_path)
+    given = batch(ROWS[:1])
+    with torch.no_grad():
+        theirs = theirs_from(experts, tmp_path)(**given).logits[0, -5:]
+    assert difference(theirs, at_tokens(model, ROWS[:1])) < 1e-5
 
 
 @each_decoder
@@ -446,6 +465,10 @@ def test_beginnings():
         (lambda: PromptTuning(init="xavier"), "init is 'xavier'; it can be vocabulary, uniform, text, labels."),
         (lambda: PromptTuning(init="text"), 'init_text is empty; init="text" needs words to begin from.'),
         (lambda: PromptTuning(init="labels", init_text=" "), 'init="labels" needs words'),
+        (lambda: PromptTuning(init="labels", init_text=" ,\t,"), 'init="labels" needs words'),
+        (lambda: learn_decoder([torch.ones(2, 3)], 3), "at least two prompts of one shape"),
+        (lambda: learn_decoder(2 * [torch.ones(2, 3)], 0), "d is 0, hidden 64 and steps 500; each is at least 1."),
+        (lambda: learn_decoder(2 * [torch.ones(2, 3)], 2, steps=0), "d is 2, hidden 64 and steps 0"),
         (lambda: PTuning(encoder="gru"), "encoder is 'gru'; it can be mlp, lstm, none."),
         (lambda: PTuning(hidden=-1), "hidden is -1"),
         (lambda: PrefixTuning(hidden=-1), "hidden is -1"),
@@ -465,9 +488,10 @@ REFUSED = {
     "no token in the text": (PromptTuning(4, "labels", "good,\t"), None),
     "a text too short": (PrefixTuning(9, init="text", init_text="good"), "init_text has 2 tokens, and the prefix 9"),
     "a decoder of another length": (
-        IntrinsicPrompt(2, 4, decoder={"W_1": torch.ones(3, 2), "b_2": torch.ones(5)}),
+        IntrinsicPrompt(2, 4, decoder=dict(zip(NAMES, [torch.ones(3, 2), None, None, torch.ones(5)], strict=True))),
         "The decoder makes 5 numbers from 2; this prompt has 4 x 16 numbers and d=2.",
     ),
+    "half a decoder": (IntrinsicPrompt(2, 4, decoder={"W_1": torch.ones(3, 2)}), "The decoder lacks b_1; it has W_1, "),
 }
 
 
@@ -490,6 +514,8 @@ def test_prompt_and_text_longer_than_the_context(method):
     at_tokens(model, [list(range(10, 18))])
     with pytest.raises(ValueError, match="A prompt of 120 tokens and a text of 9 are longer than the 128 this model"):
         at_tokens(model, [list(range(10, 19))])
+    with pytest.raises(ValueError, match="A prompt of 120 tokens and a text of 9 are longer than the 128 this model"):
+        model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=7, do_sample=False, eos_token_id=299)
 
 
 def test_a_model_without_a_head_or_a_tokenizer():
@@ -560,6 +586,9 @@ def test_the_nearest_words_to_a_text_are_its_own():
     found = nearest_words(model, k=2)
     assert [words[0][0] for words in found] == pieces
     assert all(words[0][1] == pytest.approx(1, abs=1e-4) and words[1][1] < 1 for words in found)
+    for k in (0, 301):
+        with pytest.raises(ValueError, match=f"k is {k}; the vocabulary has 300 words to be near."):
+            nearest_words(model, k)
     with pytest.raises(ValueError, match="PrefixTuning learns no vectors in the space of word embeddings"):
         nearest_words(attach(prompted.llama(), PrefixTuning(3)))
     with pytest.raises(ValueError, match="LoRA learns no vectors"):

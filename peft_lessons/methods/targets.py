@@ -173,11 +173,12 @@ class Block:
         return self.ffn[-1]
 
 
-def blocks(model: nn.Module) -> list[Block]:
+def blocks(model: nn.Module, any_ffn: bool = False) -> list[Block]:
     """The transformer blocks of a model, lowest first; an encoder-decoder's encoder before its decoder.
 
     Args:
         model: any transformers model, with nothing attached.
+        any_ffn: whether the feed-forward part may be of any kind: for who asks about attention alone.
 
     Raises:
         ValueError: it has no transformer blocks, or their feed-forward part is not two or three linear layers.
@@ -194,7 +195,7 @@ def blocks(model: nn.Module) -> list[Block]:
     if not found:
         raise ValueError("This model has no transformer blocks: no list of layers that each have attention.")
     for block in found:
-        if len(block.ffn) not in (2, 3):
+        if len(block.ffn) not in (2, 3) and not any_ffn:
             raise ValueError(
                 f"{block.path} has {len(block.ffn)} linear layers outside attention; a feed-forward network of two or "
                 "three is what this method knows (a mixture of experts is not)."
@@ -202,7 +203,7 @@ def blocks(model: nn.Module) -> list[Block]:
     return found
 
 
-def stacks(model: nn.Module) -> list[list[Block]]:
+def stacks(model: nn.Module, any_ffn: bool = False) -> list[list[Block]]:
     """The same blocks by stack: one list, or two for an encoder-decoder.
 
     Raises:
@@ -211,7 +212,7 @@ def stacks(model: nn.Module) -> list[list[Block]]:
     Source: see the module.
     """
     found: dict[str, list[Block]] = {}
-    for block in blocks(model):
+    for block in blocks(model, any_ffn):
         found.setdefault(block.path.rpartition(".")[0], []).append(block)
     return list(found.values())
 

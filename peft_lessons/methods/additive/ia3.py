@@ -97,7 +97,7 @@ def keys_and_values(model: nn.Module) -> list[str]:
     Raises:
         ValueError: they have no layers of their own.
     """
-    attention = [path for block in blocks(model) for path in (*block.attention, *block.cross_attention)]
+    attention = [path for block in blocks(model, any_ffn=True) for path in (*block.attention, *block.cross_attention)]
     found = [path for path in attention if path.rpartition(".")[2] in KEYS_VALUES]
     if not found:
         names = ", ".join(dict.fromkeys(path.rpartition(".")[2] for path in attention))

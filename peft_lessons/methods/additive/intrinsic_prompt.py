@@ -58,7 +58,8 @@ class IntrinsicPrompt(SoftPrompt):
         decoder: the decoder's `W_1`, `b_1`, `W_2` and `b_2`, from `learn_decoder`; a random one where not given.
 
     Raises:
-        ValueError: d, n_tokens or hidden below 1; when attached, a decoder of another d, length or width.
+        ValueError: d, n_tokens or hidden below 1; when attached, a decoder of another d, length or width,
+            or without one of its tensors.
 
     Source: see the module; the survey names 5 to 250 numbers a task.
     """
@@ -82,6 +83,8 @@ class IntrinsicPrompt(SoftPrompt):
     def prompt_module(self, model: Any, table: Any) -> nn.Module:
         width, device = table.weight.shape[1], table.weight.device
         decoder = self.decoder or self.random_decoder(table)
+        if missing := [name for name in NAMES if name not in decoder]:
+            raise ValueError(f"The decoder lacks {missing[0]}; it has {', '.join(NAMES)}, as learn_decoder gives them.")
         found = (decoder["W_1"].shape[1], len(decoder["b_2"]))
         if found != (self.d, self.n_tokens * width):
             raise ValueError(
@@ -127,12 +130,14 @@ def learn_decoder(
         The decoder's tensors, for `IntrinsicPrompt(decoder=...)`.
 
     Raises:
-        ValueError: fewer than two prompts, or of different shapes.
+        ValueError: fewer than two prompts, or of different shapes; d, hidden or steps below 1.
 
     Source: see the module.
     """
     if len(prompts) < 2 or len({prompt.shape for prompt in prompts}) > 1:
         raise ValueError("An autoencoder learns from at least two prompts of one shape.")
+    if min(d, hidden, steps) < 1:
+        raise ValueError(f"d is {d}, hidden {hidden} and steps {steps}; each is at least 1.")
     P = torch.stack([prompt.detach().cpu().float().flatten() for prompt in prompts])  # (tasks, p · d_model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -32,6 +32,7 @@ from peft_lessons.methods.additive.soft_prompt import (
     Numbers,
     SoftPrompt,
     body_of,
+    check_growing,
     check_length,
     check_room,
     lengthened,
@@ -78,6 +79,7 @@ class PrefixedBody(ExtendedModule):
         given["inputs_embeds"] = x
         if self.training and any(getattr(m, "gradient_checkpointing", False) for m in self.base.modules()):
             raise ValueError("A prefix lies in the cache, which gradient checkpointing takes away: use one of the two.")
+        check_growing(given)
         cache = given.get("past_key_values")
         if not n_cached(given):
             given["past_key_values"] = self.fill(cache, len(x), x)

@@ -53,7 +53,8 @@ class PromptTuning(SoftPrompt):
         check_length(self.n_tokens)
         if self.init not in INITS:
             raise ValueError(f"init is {self.init!r}; it can be {', '.join(INITS)}.")
-        if self.init in ("text", "labels") and not str(self.init_text or "").strip():
+        text = str(self.init_text or "")
+        if self.init in ("text", "labels") and not (text.replace(",", " ") if self.init == "labels" else text).strip():
             raise ValueError(f'init_text is empty; init="{self.init}" needs words to begin from.')
 
     def prompt_module(self, model: Any, table: nn.Module) -> Numbers:
@@ -94,7 +95,7 @@ def nearest_words(model: Any, k: int = 1) -> list[list[tuple[str, float]]]:
 
     Raises:
         RuntimeError: nothing is attached.
-        ValueError: what is attached is no prompt in front of the embedded text.
+        ValueError: what is attached is no prompt in front of the embedded text, or there are no k words.
 
     Source: the question of Lester et al. 2021, section 7, who ask it of the prompts of T5-XXL.
     """
@@ -103,6 +104,8 @@ def nearest_words(model: Any, k: int = 1) -> list[list[tuple[str, float]]]:
         raise ValueError(f"{type(state.method).__name__} learns no vectors in the space of word embeddings.")
     (body,) = (module for module in state.added.values() if isinstance(module, PromptedBody))
     table = body.base.get_input_embeddings().weight.float()
+    if not 1 <= k <= len(table):
+        raise ValueError(f"k is {k!r}; the vocabulary has {len(table)} words to be near.")
     cosines = F.normalize(body.prompt(), dim=-1) @ F.normalize(table, dim=-1).T  # (p, vocabulary)
     found = cosines.topk(k, dim=-1)
     return [

@@ -128,15 +128,16 @@ def lengthened(base: Any, given: dict[str, Any], p: int, x: Tensor, inside: bool
         ValueError: prompt and text are longer than the context, the mask is not (batch, length), or what is given does
             not follow on what lies in the cache.
     """
-    n_text = x.shape[1] - (p if inside else 0)
+    check_growing(given)
     limit, seen = context(base), n_cached(given)
-    if limit is not None and (inside or seen == p) and p + n_text > limit:
-        raise ValueError(f"A prompt of {p} tokens and a text of {n_text} are longer than the {limit} this model reads.")
+    n_text, end = x.shape[1] - (p if inside else 0), seen + x.shape[1]
+    if limit is not None and end > limit:
+        raise ValueError(
+            f"A prompt of {p} tokens and a text of {end - p} are longer than the {limit} this model reads."
+        )
     found: dict[str, Any] = {"return_dict": True}
     mask, positions, types = (given.get(name) for name in ("attention_mask", "position_ids", "token_type_ids"))
     if mask is not None:
-        if mask.dim() != 2:
-            raise ValueError("A soft prompt needs a mask of shape (batch, length), and a cache that grows.")
         mask = found["attention_mask"] = F.pad(mask, (p, 0), value=1)
     if seen > p and (ends := _end(mask, positions, p)) not in (None, seen + n_text):
         raise ValueError(
@@ -162,6 +163,17 @@ def _end(mask: Tensor | None, positions: Tensor | None, p: int) -> int | None:
     if mask is not None or positions is None or positions.is_meta:
         return None if mask is None else mask.shape[1]
     return int(positions.max()) + 1 + p
+
+
+def check_growing(given: dict[str, Any]) -> None:
+    """Refuse a cache of a fixed length, and the mask that comes with one.
+
+    Raises:
+        ValueError: it is one.
+    """
+    mask, cache = given.get("attention_mask"), given.get("past_key_values")
+    if getattr(cache, "is_compileable", False) or (mask is not None and mask.dim() != 2):
+        raise ValueError("A soft prompt needs a mask of shape (batch, length), and a cache that grows.")
 
 
 def n_cached(given: dict[str, Any]) -> int:
@@ -205,7 +217,7 @@ def body_of(model: nn.Module, decoder: bool = False) -> tuple[str, list[Block]]:
     Raises:
         ValueError: the model has no blocks, or is itself the body.
     """
-    found = stacks(model)[-1 if decoder else 0]
+    found = stacks(model, any_ffn=True)[-1 if decoder else 0]
     path = found[0].path
     while path:
         path = path.rpartition(".")[0]
