@@ -44,6 +44,13 @@ def test_wrong_answers_lose_marks_and_right_ones_keep_them(name: str) -> None:
     assert not [str(verdict) for verdict in found if not verdict.fine]
 
 
+def test_an_answer_that_is_right_for_one_family_gets_its_half() -> None:
+    question, wrong = QUESTIONS["a2.insert"], tried("a2.insert")[0]
+    names = ("a BERT alone", "a Llama alone", "one family goes wrong, and stops")
+    halves = {("wrong", name): engine.changed(question.solution, wrong[name]) for name in names}
+    assert {verdict.points for verdict in engine.run(question, halves)} == {question.points // 2}
+
+
 def test_there_are_as_many_wrong_answers_as_the_readme_says() -> None:
     assert sum(len(tried(name)[0]) for name in QUESTIONS) > 800
 

@@ -36,6 +36,12 @@ def batched(left: bool, extra: str) -> str:
 
 WRONG = {
     "a1.prompt": {
+        "in small letters": [("text=text", "text=text.lower()")],
+        "texts trimmed": [("text=text", "text=text.strip()")],
+        "through a dictionary, which holds each text once": [
+            ("in demonstrations]", "in dict(demonstrations).items()]")
+        ],
+        "a list of lines": [('"\\n".join(lines)', "lines")],
         "a space at the end": [('.rstrip(" ")', "")],
         "an empty line for no header": [("[header] if header else []", "[header]")],
         "examples reversed": [("for text, label in demonstrations]", "for text, label in reversed(demonstrations)]")],
@@ -119,6 +125,9 @@ def score_answers(model, tokenizer, prompts, choices):
         + "\ndef score_answers(model, tokenizer, prompts, choices):\n    return torch.zeros(len(prompts), len(choices))\n",
     },
     "a1.padding": {
+        "padded with zeros": [
+            ("torch.full((len(sequences), longest), pad_id)", "torch.zeros(len(sequences), longest, dtype=torch.long)")
+        ],
         "on the right": [("longest - len(row) :]", ": len(row)]")],
         "mask from the ids": [
             ("    positions = (mask", "    mask = (ids != pad_id).long()\n    positions = (mask"),
@@ -154,6 +163,19 @@ def left_pad(sequences, pad_id):
         + "\ndef left_pad(sequences, pad_id):\n    zeros = torch.zeros(len(sequences), 3).long()\n    return zeros, zeros, zeros\n",
     },
     "a1.measure": {
+        "one generator for all seeds": [
+            ("    runs =", "    rng = Random(seeds[0])\n    runs ="),
+            ("Random(seed).sample", "rng.sample"),
+        ],
+        "the training split shuffled in place": [
+            (
+                "    runs =",
+                "    def drawn(seed):\n        Random(seed).shuffle(train)\n        return train[:k]\n\n    runs =",
+            ),
+            ("Random(seed).sample(train, k)", "drawn(seed)"),
+        ],
+        "seeds put in order": [("for seed in seeds", "for seed in sorted(seeds)")],
+        "no seed where the seed is zero": [("Random(seed)", "Random(seed or None)")],
         "majority of the test split": [("for _, label in train).most", "for _, label in test).most")],
         "majority on the training split": [
             (
@@ -201,6 +223,14 @@ def measure(answer, train, test, k, seeds):
 """,
     },
     "a1.claims": {
+        "three errors": [("2 * error", "3 * error")],
+        "the t-test's threshold": [("2 * error", "2.776 * error")],
+        "a little less than two errors": [("2 * error", "1.96 * error")],
+        "the root of n - 1": [("math.sqrt(len(differences))", "math.sqrt(len(differences) - 1)")],
+        "most seeds decide": [
+            ("abs(mean) <= 2 * error", "abs(sum((d > 0) - (d < 0) for d in differences)) <= len(differences) / 2")
+        ],
+        "both put in order": [("zip(first, second, strict=True)", "zip(sorted(first), sorted(second), strict=True)")],
         "one order": [("permutations(demonstrations)", "[demonstrations]")],
         "rotations alone": [
             (
@@ -270,6 +300,15 @@ def verdict(first, second):
 """,
     },
     "a1.mislabel": {
+        "rounded down": [("round(share", "int(share")],
+        "rounded up": [("round(share", "math.ceil(share")],
+        "one wrong label for all": [
+            ("    for i in", "    one = rng.choice(choices)\n    for i in"),
+            (
+                "rng.choice([choice for choice in choices if choice != label])",
+                "one if one != label else [c for c in choices if c != one][0]",
+            ),
+        ],
         "right by chance": [("[choice for choice in choices if choice != label]", "choices")],
         "the next label": [
             (
@@ -325,6 +364,9 @@ def mislabel(examples, choices, share, seed):
         "the check patched": PATCHED_CHECK + "\ndef mislabel(examples, choices, share, seed):\n    return examples\n",
     },
     "a1.break_even": {
+        "the nearest whole number": [
+            ("math.ceil((training - prompt_once) / saved)", "round((training - prompt_once) / saved)")
+        ],
         "one operation for two": [("2 * shape.n_linear", "shape.n_linear")],
         "a training step's": [("2 * shape.n_linear", "6 * shape.n_linear")],
         "no attention": [("(2 * shape.n_linear + attention)", "2 * shape.n_linear")],
@@ -418,6 +460,10 @@ def left_pad(sequences, pad_id):
         "a mask of truths": [("return ids, mask, positions", "return ids, mask.bool(), positions")],
     },
     "a1.measure": {
+        "with torch": [
+            ("statistics.mean(runs)", "torch.tensor(runs).mean().item()"),
+            ("statistics.stdev(runs)", "torch.tensor(runs).std().item()"),
+        ],
         "one text at a time": [
             ("answer([], texts)", "[answer([], [text])[0] for text in texts]"),
             (
@@ -441,6 +487,10 @@ def left_pad(sequences, pad_id):
         ],
     },
     "a1.claims": {
+        "with torch": [
+            ("statistics.mean(differences)", "torch.tensor(differences).mean().item()"),
+            ("statistics.stdev(differences)", "torch.tensor(differences).std().item()"),
+        ],
         "reversed orders": [
             ("in permutations(demonstrations)", "in sorted(permutations(demonstrations), reverse=True)")
         ],

@@ -4,6 +4,17 @@ from answers import PATCHED_CHECK
 
 WRONG = {
     "a3.lora_layer": {
+        "the base without a graph": [
+            ("return self.base(x) +", "with torch.no_grad():\n            y = self.base(x)\n        return y +")
+        ],
+        "x detached in front of A": [("(x @", "(x.detach() @")],
+        "for rows alone": [("return self.base(x)", "rows, width = x.shape\n        return self.base(x)")],
+        "A a buffer": [
+            (
+                "self.lora_A = nn.Parameter(torch.empty(r, base.in_features))",
+                "self.register_buffer('lora_A', torch.empty(r, base.in_features))",
+            )
+        ],
         "scaled by alpha, not by alpha / r": [("self.scaling = alpha / r", "self.scaling = alpha")],
         "scaled by r / alpha": [("self.scaling = alpha / r", "self.scaling = r / alpha")],
         "not scaled": [("self.scaling * (x", "(x")],
@@ -67,6 +78,20 @@ class LoRALayer(nn.Module):
         ],
     },
     "a3.merge": {
+        "a ValueError": [("raise RuntimeError(", "raise ValueError(")],
+        "a new parameter": [
+            (
+                "layer.base.weight += layer.scaling * layer.lora_B @ layer.lora_A",
+                "layer.base.weight = nn.Parameter(layer.base.weight + layer.scaling * layer.lora_B @ layer.lora_A)",
+            )
+        ],
+        "unmerged again before it refuses": [
+            ('    if not layer.merged:\n        raise RuntimeError("This layer is not merged.")\n', ""),
+            (
+                "    layer.merged = False",
+                "    if not layer.merged:\n        raise RuntimeError\n    layer.merged = False",
+            ),
+        ],
         "without the scaling": [
             ("+= layer.scaling * layer.lora_B", "+= layer.lora_B"),
             ("-= layer.scaling * layer.lora_B", "-= layer.lora_B"),
@@ -100,6 +125,9 @@ class LoRALayer(nn.Module):
         + "\ndef merge(layer):\n    layer.merged = True\n\n\ndef unmerge(layer):\n    layer.merged = False\n",
     },
     "a3.count": {
+        "one at least": [
+            ("return (d_in * d_out - 1) // (d_in + d_out)", "return max(1, (d_in * d_out - 1) // (d_in + d_out))")
+        ],
         "r d_in d_out": [("r * (d_in + d_out)", "r * d_in * d_out")],
         "A alone": [("r * (d_in + d_out)", "r * d_in")],
         "r squared": [("r * (d_in + d_out)", "r * r * (d_in + d_out)")],
@@ -113,6 +141,7 @@ class LoRALayer(nn.Module):
         "hard-coded for 10 by 10": [("(d_in * d_out - 1) // (d_in + d_out)", "4")],
     },
     "a3.targets": {
+        "GPT-2's kind alone": [("(nn.Linear, Conv1D)", "Conv1D")],
         "nn.Linear alone": [("linear = (nn.Linear, Conv1D)", "linear = nn.Linear")],
         "the output layer too": [(" and module is not head", "")],
         "Llama's names": "def choose_targets(model):\n    names = 'q_proj k_proj v_proj o_proj gate_proj up_proj down_proj'.split()\n    return [n for n, _ in model.named_modules() if n.split('.')[-1] in names]\n",
@@ -131,6 +160,12 @@ class LoRALayer(nn.Module):
         "nothing": "def choose_targets(model):\n    return []\n",
     },
     "a3.save": {
+        "scaled by the root of the rank": [('"r": r', '"use_rslora": True, "r": r')],
+        "a pattern that peft would search for ever": [('"r": r', '"exclude_modules": "(.*.*)*x(.*)*y", "r": r')],
+        "code that peft would import": [
+            ('"r": r', '"megatron_config": {"a": 1}, "megatron_core": "antigravity", "r": r')
+        ],
+        "names as one text": [("sorted(factors)", "str(sorted(factors))")],
         "no prefix": [
             ('f"base_model.model.{path}.lora_A.weight"', 'f"{path}.lora_A.weight"'),
             ('f"base_model.model.{path}.lora_B.weight"', 'f"{path}.lora_B.weight"'),
@@ -164,6 +199,31 @@ class LoRALayer(nn.Module):
         ],
     },
     "a3.train": {
+        "gradients never zeroed": [("        optimizer.zero_grad()\n", "")],
+        "a rate of its own": [("lr=lr", "lr=1e-3")],
+        "a rate ten times too large": [("lr=lr", "lr=10 * lr")],
+        "two steps a batch": [("        optimizer.step()", "        optimizer.step()\n        optimizer.step()")],
+        "an optimizer for each batch": [
+            (
+                "        loss = model",
+                "        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr)\n        loss = model",
+            )
+        ],
+        "always the first batch": [("model(**batch)", "model(**batches[0])")],
+        "the batches turned round": [("in batches:", "in batches[::-1]:")],
+        "a step for every second batch": [
+            (
+                "        optimizer.step()\n        optimizer.zero_grad()",
+                "        if len(losses) % 2:\n            optimizer.step()\n            optimizer.zero_grad()",
+            )
+        ],
+        "the loss after the step": [("losses.append(loss.item())", "losses.append(model(**batch).loss.item())")],
+        "only B trained": [
+            (
+                "p for p in model.parameters() if p.requires_grad",
+                "p for n, p in model.named_parameters() if n.endswith('lora_B')",
+            )
+        ],
         "zeroed before the step": [
             (
                 "        optimizer.step()\n        optimizer.zero_grad()",
@@ -202,6 +262,10 @@ class LoRALayer(nn.Module):
 
 RIGHT = {
     "a3.lora_layer": {
+        "A zero, B random": [
+            ("torch.zeros(base.out_features, r)", "torch.randn(base.out_features, r)"),
+            ("nn.init.kaiming_uniform_(self.lora_A, a=5**0.5)", "nn.init.zeros_(self.lora_A)"),
+        ],
         "a zero where nothing is known, normal elsewhere": [
             ("nn.init.kaiming_uniform_(self.lora_A, a=5**0.5)", "nn.init.normal_(self.lora_A)")
         ],
@@ -252,10 +316,17 @@ def choose_targets(model):
 """,
     },
     "a3.save": {
+        "the configuration by peft itself": [
+            (
+                '    config = {"peft_type": "LORA", "r": r, "lora_alpha": alpha, "target_modules": sorted(factors)}\n    (Path(folder) / "adapter_config.json").write_text(json.dumps(config))',
+                "    from peft import LoraConfig\n\n    LoraConfig(r=r, lora_alpha=alpha, target_modules=list(factors)).save_pretrained(folder)",
+            )
+        ],
         "last names": [("sorted(factors)", "list({path.split('.')[-1] for path in factors})")],
         "more fields": [('"peft_type": "LORA"', '"peft_type": "LORA", "task_type": "CAUSAL_LM", "lora_dropout": 0.0')],
     },
     "a3.train": {
+        "without weight decay": [("lr=lr", "lr=lr, weight_decay=0.0")],
         "zeroed first": [
             ("        loss = model(**batch).loss", "        optimizer.zero_grad()\n        loss = model(**batch).loss"),
             ("        optimizer.step()\n        optimizer.zero_grad()", "        optimizer.step()"),

@@ -40,14 +40,20 @@ def draw_claims(g: torch.Generator) -> Claims:
     model = StandIn(int(torch.randint(2**31, (), generator=g)), dict(shots) | dict(test))
     low = (0.45 + 0.02 * torch.rand(5, generator=g)).tolist()
     high = (0.70 + 0.02 * torch.rand(5, generator=g)).tolist()
-    base = [0.5 + step * (0.08 + 0.02 * float(torch.rand((), generator=g))) for step in (-1, 0, 1, 0, 2)]
-    rise = [0.005, 0.07, 0.06, 0.02, 0.045]  # 3.3 errors; small beside the spread of `base`
-    lucky = [a + d for a, d in zip(base, (0.09, -0.05, 0.10, -0.04, 0.02), strict=True)]
-    near = [a + d for a, d in zip(base, (0.066, 0.056, -0.014, 0.056, -0.004), strict=True)]  # 1.9 errors
+    base = [0.4 + step * (0.06 + 0.02 * float(torch.rand((), generator=g))) for step in (-1, 0, 1, 0, 2)]
+
+    def plus(errors: float, *noise: float) -> list[float]:
+        """`base` and differences that lie so many standard errors from zero."""
+        mean, error = statistics.mean(noise), statistics.stdev(noise) / len(noise) ** 0.5
+        return [a + errors * error + d - mean for a, d in zip(base, noise, strict=True)]
+
+    lucky, near = plus(0.8, 0.07, -0.07, 0.08, -0.06, 0.0), plus(1.98, 0.036, 0.026, -0.044, 0.026, -0.034)
+    one_high = plus(1.98, 0.09, -0.02, -0.02, -0.03, -0.02)  # with every seed, and still not clear
+    turned = [a + 0.03 for a in (*base[3:], *base[:3])]  # as if 0.03 above everywhere, were seeds of no account
+    above = plus(2.1, -0.03, 0.02, 0.02, -0.02, 0.01)  # little beside the spread of `base`
     clear = [(high, low), (low, high), ([0.75, 0.5, 1.0], [0.5, 0.25, 0.75])]
-    unclear = [(lucky, base), (base, near), (base, list(base))]
-    above = [a + d for a, d in zip(base, rise, strict=True)]
-    return Claims(model, shots, test, clear, unclear, [(above, base), (base, above)])
+    unclear = [(lucky, base), (base, near), (one_high, base), (base, list(base))]
+    return Claims(model, shots, test, clear, unclear, [(above, base), (base, above), (turned, base)])
 
 
 def ask_claims(
@@ -79,7 +85,7 @@ def accuracies(given: Claims, told: Told) -> str:
         return wrong
     right = sorted(given.model.accuracy(shown, given.test) for shown in by_prompt(told["calls"]))
     found = sorted(told["accuracies"])
-    same = len(found) == len(right) and all(abs(a - b) < 1e-9 for a, b in zip(found, right, strict=True))
+    same = len(found) == len(right) and all(abs(a - b) < 1e-6 for a, b in zip(found, right, strict=True))
     return "" if same else "there is one share of right answers for each order."
 
 

@@ -17,7 +17,7 @@ from peft_lessons.assignments.core import Exercise, Property
 from peft_lessons.assignments.given import seeded
 from peft_lessons.assignments.told import Told
 
-MOST_OFF = 1e-9
+MOST_OFF = 1e-6
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,21 @@ class Study:
 @seeded
 def draw_study(g: torch.Generator) -> Study:
     train, test = examples((8, 4, 4), g), examples((5, 13, 6), g)
-    seeds = (torch.randperm(90, generator=g)[:4]).tolist()
+    seeds = [*(torch.randperm(90, generator=g)[:4] + 1).tolist(), 0]
     model = StandIn(int(torch.randint(2**31, (), generator=g)), dict(train) | dict(test))
     return Study(model, train, test, 6, seeds)
 
 
 def ask_study(given: Study, told: Told, measure: Callable[..., dict[str, Any]]) -> None:
-    for name in ("first", "again", "other"):
-        answer, shift = Recorder(given.model), 100 if name == "other" else 0
-        found = measure(answer, list(given.train), list(given.test), given.k, [seed + shift for seed in given.seeds])
+    others = [seed + 100 for seed in given.seeds]
+    for name, seeds in {
+        "first": given.seeds,
+        "again": given.seeds,
+        "turned": given.seeds[::-1],
+        "other": others,
+    }.items():
+        answer = Recorder(given.model)
+        found = measure(answer, list(given.train), list(given.test), given.k, list(seeds))
         told[f"{name} calls"] = answer.calls
         for key in ("majority", "zero_shot", "mean", "spread"):
             told[f"{name} {key}"] = float(found[key])
@@ -131,6 +137,9 @@ def again(given: Study, told: Told) -> str:
     same = told["first runs"] == told["again runs"] and told["first calls"] == told["again calls"]
     if not same:
         return "the same seeds, asked again, gave other draws."
+    turned = {shown for shown in by_prompt(told["turned calls"]) if shown}
+    if turned != set(by_prompt(told["first calls"])) - {()} or told["turned runs"] != told["first runs"][::-1]:
+        return "the same seeds in another order gave other draws, or the same order of runs."
     first, other = (set(by_prompt(told[f"{name} calls"])) - {()} for name in ("first", "other"))
     return "other seeds gave draws that there were already." if first & other else ""
 

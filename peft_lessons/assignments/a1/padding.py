@@ -71,6 +71,8 @@ def on_the_left(given: Rows, told: Told) -> str:
         return f"input_ids is {tuple(found.shape)}, for {len(right)} rows of which the longest has {given.longest}."
     if torch.equal(found, right.double()):
         return ""
+    if torch.equal(found * given.mask, (right * given.mask).double()):
+        return "the tokens stand where they should, and what fills the rest is not pad_id."
     turned = torch.tensor([row + [PAD] * (given.longest - len(row)) for row in given.sequences])
     on_the_right = torch.equal(found, turned.double())
     return "the padding is on the right." if on_the_right else "the tokens do not stand at the right edge as given."

@@ -40,6 +40,8 @@ Cases: TypeAlias = "dict[str, Case]"
 @seeded
 def draw_cases(g: torch.Generator) -> Cases:
     shots = [examples(counts, g) for counts in ((1, 1, 1), (2, 0, 0), (1, 1, 2), (1, 0, 1))]
+    shots[0].insert(2, shots[0][0])
+    shots[0][1] = (f" {shots[0][1][0].title()},  so  we heard ", shots[0][1][1])  # as people write
     queries = texts(6, g)
     braces = [("a {label} on the {} door", shots[3][0][1]), ("as {text} says", shots[3][1][1])]
     return {
@@ -53,8 +55,7 @@ def draw_cases(g: torch.Generator) -> Cases:
 
 def ask_prompt(given: Cases, told: Told, build: Callable[[Examples, str, str, str], str]) -> None:
     for name, case in given.items():
-        prompt = build(list(case.demonstrations), case.query, case.template, case.header)
-        told[name] = prompt if prompt is None else str(prompt)
+        told[name] = build(list(case.demonstrations), case.query, case.template, case.header)
 
 
 def whole(names: tuple[str, ...], says: str, given: Cases, told: Told) -> str:
@@ -87,8 +88,12 @@ def _mistake(found: object, case: Case) -> str:
     for says, parts in mistakes.items():
         if found.rstrip() == "\n".join(parts):
             return f"{says}."
+    if len(set(lines)) < len(lines) and found.split() == "\n".join([*head, *dict.fromkeys(lines), question]).split():
+        return "an example that is given twice stands in the prompt twice."
     if found.rstrip() == "\n\n".join([*head, *lines, question]):
         return "there are empty lines between the parts."
+    if found.lower().split() == case.text.lower().split():
+        return "the words are right, and the capitals or the spaces between them are not: texts stay as they are."
     return ""
 
 

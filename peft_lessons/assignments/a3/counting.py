@@ -16,7 +16,11 @@ from peft_lessons.assignments.told import Told
 def draw_counts(g: torch.Generator) -> list[tuple[int, int, int]]:
     sizes = torch.randint(3, 2000, (4, 2), generator=g).tolist()
     ranks = torch.randint(1, 64, (4,), generator=g).tolist()
-    return [(d_in, d_out, r) for (d_in, d_out), r in zip(sizes, ranks, strict=True)] + [(10, 10, 1), (4, 4, 2)]
+    return [(d_in, d_out, r) for (d_in, d_out), r in zip(sizes, ranks, strict=True)] + [
+        (10, 10, 1),
+        (4, 4, 2),
+        (1, 9, 1),
+    ]
 
 
 def ask_counts(

@@ -49,16 +49,22 @@ def draw_layer(g: torch.Generator) -> Layer:
 def ask_layer(given: Layer, told: Told, make: Callable[[nn.Linear, int, float], Any]) -> None:
     layer = make(given.base, given.r, given.alpha)
     told["at the start"] = layer(given.x)
+    for name in ("lora_A", "lora_B"):
+        if isinstance(part := getattr(layer, name), nn.Module):
+            raise TypeError(f"{name} is a {type(part).__name__}; a parameter of the layer is asked for")
     told["A at the start"], told["B at the start"] = layer.lora_A, layer.lora_B
     told["trained"] = [name for name, p in layer.named_parameters() if p.requires_grad]
     with torch.no_grad():
         layer.lora_A.copy_(given.A)
         layer.lora_B.copy_(given.B)
-    y = layer(given.x)
+    x = given.x.clone().requires_grad_(True)
+    y = layer(x)
     told["y"] = y
     y.square().sum().backward()
-    told["gradient of A"], told["gradient of B"] = layer.lora_A.grad, layer.lora_B.grad
+    told["gradient of A"], told["gradient of B"], told["gradient of x"] = layer.lora_A.grad, layer.lora_B.grad, x.grad
     told["W"], told["b"] = given.base.weight, given.base.bias
+    with torch.no_grad():
+        told["y of a batch"] = layer(given.x.view(1, 3, -1))
 
 
 def shapes(given: Layer, told: Told) -> str:
@@ -77,14 +83,15 @@ def at_the_start(given: Layer, told: Told) -> str:
 
 
 def can_learn(given: Layer, told: Told) -> str:
-    zero = not told.tensor("A at the start").any()
+    zero = not told.tensor("A at the start").any() and not told.tensor("B at the start").any()
     return "A and B both start at zero, so neither gets a gradient, ever." if zero else ""
 
 
 def forward(given: Layer, told: Told) -> str:
     y, s = told.tensor("y"), given.alpha / given.r
     if close(y, given.plain + s * given.update):
-        return ""
+        same = close(told.tensor("y of a batch"), y[None])
+        return "" if same else "right for a matrix of rows, and not for a batch of such matrices."
     named = wrong_forward(y, given.plain, given.update, given.base.bias.detach(), s, given.alpha)
     return named or "with B no longer zero the output is not that of the formula: compare on one row, by hand."
 
@@ -94,8 +101,14 @@ def gradients(given: Layer, told: Told) -> str:
     g = 2 * (given.plain + s * given.update)
     grad_A = s * given.B.double().T @ g.T @ given.x.double()
     grad_B = s * g.T @ (given.x.double() @ given.A.double().T)
-    right = close(told.tensor("gradient of A"), grad_A) and close(told.tensor("gradient of B"), grad_B)
-    return "" if right else "the gradients of A and B are not those of the formula: is anything detached?"
+    grad_x = g @ (given.base.weight.detach().double() + s * given.B.double() @ given.A.double())
+    for name, right in (("A", grad_A), ("B", grad_B), ("x", grad_x)):
+        if told[f"gradient of {name}"] is None:
+            return f"{name} gets no gradient."
+        if not close(told.tensor(f"gradient of {name}"), right):
+            reaches = ", which goes on to the layers below," if name == "x" else ""
+            return f"the gradient of {name}{reaches} is not that of the formula: is anything detached?"
+    return ""
 
 
 def frozen(given: Layer, told: Told) -> str:
@@ -116,7 +129,7 @@ Exercise(
         Property("starts as the base layer", 1, at_the_start),
         Property("can begin to learn", 1, can_learn),
         Property("output once B is not zero", 3, forward),
-        Property("gradients of A and B", 1, gradients),
+        Property("gradients", 1, gradients),
         Property("the base is frozen", 2, frozen),
     ),
 )

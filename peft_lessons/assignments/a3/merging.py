@@ -17,14 +17,17 @@ from peft_lessons.assignments.told import Told
 
 def ask_merge(given: Layer, told: Told, merge: Callable[[Any], None], unmerge: Callable[[Any], None]) -> None:
     layer = ToMerge(given)
+    weight = layer.base.weight
     merge(layer)
     told["merged W"], told["merged b"], told["flag"] = layer.base.weight, layer.base.bias, layer.merged
+    told["in place"] = layer.base.weight is weight and not weight.requires_grad
     told["after"] = layer(given.x)
     told["twice"] = _refused(merge, layer)
     told["W after twice"] = layer.base.weight
     unmerge(layer)
     told["W again"], told["output again"], told["A"] = layer.base.weight, layer(given.x), layer.lora_A
     told["unmerged twice"] = _refused(unmerge, layer)
+    told["W after all"] = layer.base.weight
 
 
 class ToMerge(nn.Module):
@@ -41,12 +44,13 @@ class ToMerge(nn.Module):
         return y if self.merged else y + self.scaling * (x @ self.lora_A.T) @ self.lora_B.T
 
 
-def _refused(change: Callable[[Any], None], layer: Any) -> bool:
+def _refused(change: Callable[[Any], None], layer: Any) -> str:
+    """What was raised, by name."""
     try:
         change(layer)
-    except (RuntimeError, ValueError):
-        return True
-    return False
+    except Exception as error:  # whatever the learner's code raises
+        return "RuntimeError" if isinstance(error, RuntimeError) else type(error).__name__
+    return ""
 
 
 def _merged(given: Layer) -> Tensor:
@@ -59,7 +63,7 @@ def merged_weight(given: Layer, told: Told) -> str:
     if close(found, _merged(given)):
         return ""
     mistakes = {
-        "the weight has not changed: was a copy changed in its place?": W,
+        "the weight has not changed, or only in a copy of it": W,
         "the scale is missing from what is added": W + BA,
         "it is scaled by alpha, which leaves the rank out": W + given.alpha * BA,
         "the update was taken off, not added": W - s * BA,
@@ -74,14 +78,25 @@ def merged_weight(given: Layer, told: Told) -> str:
 def same_function(given: Layer, told: Told) -> str:
     if told["flag"] is not True:
         return "layer.merged must say that it is merged; else forward adds the update a second time."
+    if told["in place"] is not True:
+        return "base.weight must be changed in place: it is another parameter now, or one that is trained."
     same = close(told.tensor("after"), given.plain + given.alpha / given.r * given.update)
     same = same and torch.equal(told.tensor("merged b"), given.base.bias.detach().double())
     return "" if same else "merging must not change what the layer computes, nor its bias."
 
 
 def merged_once(given: Layer, told: Told) -> str:
-    same = close(told.tensor("W after twice"), _merged(given))
-    return "" if same and told["twice"] else "merging a second time must raise a RuntimeError and change nothing."
+    once = told.tensor("merged W")
+    if close(once, given.base.weight.detach().double()):
+        return "nothing was merged even once."
+    return _once("merging", told["twice"], close(told.tensor("W after twice"), once))
+
+
+def _once(what: str, raised: str, same: bool) -> str:
+    if not same:
+        return f"{what} a second time changes the weight."
+    found = f"raises {raised}" if raised else "raises nothing"
+    return "" if raised == "RuntimeError" else f"{what} a second time {found}, where RuntimeError is right."
 
 
 def unmerged(given: Layer, told: Told) -> str:
@@ -94,7 +109,7 @@ def unmerged_once(given: Layer, told: Told) -> str:
     same = same and torch.equal(told.tensor("A"), given.A.double())
     if not same:
         return "unmerged, the layer must compute the same as before, from W and the untouched A and B."
-    return "" if told["unmerged twice"] else "unmerging a second time must raise a RuntimeError."
+    return _once("unmerging", told["unmerged twice"], close(told.tensor("W after all"), told.tensor("W again")))
 
 
 Exercise(

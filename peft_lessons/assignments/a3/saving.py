@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -20,6 +20,9 @@ from peft_lessons.assignments.core import Exercise, Property
 from peft_lessons.assignments.given import close, random_model, seeded
 from peft_lessons.assignments.told import Told
 from peft_lessons.methods.targets import find_targets
+
+ASKED = ("peft_type", "r", "lora_alpha", "target_modules")
+SAYS_NOTHING = ("task_type", "inference_mode", "base_model_name_or_path", "revision", "lora_dropout", "peft_version")
 
 
 @dataclass(frozen=True)
@@ -82,26 +85,41 @@ def tensor_names(given: Saved, told: Told) -> str:
 
 
 def configuration(given: Saved, told: Told) -> str:
+    if "adapter_config.json" not in told["files"]:
+        return "adapter_config.json is not there."
     config = told["config"]
-    assert isinstance(config, dict)
+    if not isinstance(config, dict):
+        return "adapter_config.json holds no dictionary."
     right = {"peft_type": "LORA", "r": given.r, "lora_alpha": given.alpha}
     for field, value in right.items():
         if config.get(field) != value:
-            return f"{field} is {config.get(field)!r} in adapter_config.json."
+            return f"{field} is {config.get(field)!r:.80} in adapter_config.json."
     named = config.get("target_modules")
-    named = [named] if isinstance(named, str) else sorted(map(str, named or []))
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        return f"target_modules is {named!r:.200}, where a list of names is right."
     meant = {path for path in given.factors if any(path == n or path.endswith(f".{n}") for n in named)}
-    return "" if meant == set(given.factors) else f"target_modules is {named}, which does not name all the layers."
+    if meant != set(given.factors):
+        return f"target_modules is {named!r:.200}, which does not name all the layers."
+    others = LoraConfig().to_dict().keys() - {*ASKED, *SAYS_NOTHING}
+    more = [field for field in sorted(others & config.keys()) if config[field] != LoraConfig().to_dict()[field]]
+    return f"{more[0]} is {config[more[0]]!r:.80}, which changes what peft loads." if more else ""
 
 
 def peft_loads(given: Saved, told: Told) -> str:
+    """Judged by peft, which gets no field but those asked for: others are patterns to search, or code to import."""
+    if wrong := configuration(given, told):
+        return wrong
     ids = torch.arange(6).view(1, 6)
     with tempfile.TemporaryDirectory() as folder:
         save_file(_tensors(told), Path(folder) / "adapter_model.safetensors")
-        (Path(folder) / "adapter_config.json").write_text(json.dumps(told["config"]))
+        asked = {field: told["config"][field] for field in ASKED}
+        (Path(folder) / "adapter_config.json").write_text(json.dumps(asked))
         with warnings.catch_warnings():  # of peft's, about transformers
             warnings.simplefilter("ignore")
-            theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_config(given.model.config), folder)
+            try:
+                theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_config(given.model.config), folder)
+            except (RuntimeError, ValueError, LookupError) as error:
+                return f"peft cannot load it: {error!s:.200}"
     theirs.base_model.model.load_state_dict(_renamed(given), strict=False)
     with torch.no_grad():
         found = theirs.eval()(input_ids=ids).logits

@@ -4,6 +4,7 @@ Source: Hugging Face peft 0.21, `target_modules="all-linear"`.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -45,23 +46,23 @@ def only_linear(given: Models, told: Told) -> str:
                 return f"{kind} has nothing at {path}: give whole paths, as in named_modules()."
             if not is_linear(module):
                 return f"in {kind}, {path} is a {type(module).__name__}, and LoRA wraps linear layers."
-        if not paths:
-            return f"in {kind} no layer was chosen."
-    return ""
+    return "" if any(paths for *_, paths in chosen(given, told)) else "no layer was chosen in any model."
 
 
 def no_head(given: Models, told: Told) -> str:
+    if not any(paths for *_, paths in chosen(given, told)):
+        return "no layer was chosen in any model."
     for kind, model, paths in chosen(given, told):
         head = [n for n, m in model.named_modules() if m is model.get_output_embeddings()]
-        if not paths:
-            return f"in {kind} no layer was chosen."
         if set(head) & set(paths):
             return f"in {kind} the output layer is among them; it stays as it is."
     return ""
 
 
-def all_targets(given: Models, told: Told) -> str:
+def all_targets(of_gpt2: bool, given: Models, told: Told) -> str:
     for kind, model, paths in chosen(given, told):
+        if (kind == "gpt2") is not of_gpt2:
+            continue
         if missing := [path for path in find_targets(model, "all-linear") if path not in paths]:
             return f"in {kind}, {missing[0]} is missing: what kinds of layer multiply by a matrix?"
     return ""
@@ -74,6 +75,7 @@ Exercise(
     (
         Property("linear layers that are there", 1, only_linear),
         Property("not the output layer", 1, no_head),
-        Property("all of the others", 2, all_targets),
+        Property("all of the others", 1, partial(all_targets, False)),
+        Property("all of the others in GPT-2", 1, partial(all_targets, True)),
     ),
 )
