@@ -120,6 +120,19 @@ def test_nothing_is_left_behind() -> None:
     assert {p.pid for p in psutil.Process().children(recursive=True)} <= before
 
 
+def test_what_others_handed_in_is_hidden_also_below_usr(monkeypatch: pytest.MonkeyPatch) -> None:
+    exchange = next(path for path in sorted(Path("/usr/share").iterdir()) if path.is_dir() and any(path.iterdir()))
+    listed = f"import os; print(os.listdir({str(exchange)!r}))"
+    assert said(run(listed)[1][0]) != "[]\n"
+    monkeypatch.setattr(sandbox, "EXCHANGE", exchange)
+    assert said(run(listed)[1][0]) == "[]\n"
+
+
+def test_the_kernels_settings_cannot_be_written_not_even_as_root() -> None:
+    runs = run("import os; os.open('/proc/sys/kernel/core_pattern', os.O_WRONLY)")[1]
+    assert runs[0].error.startswith(("OSError: [Errno 30]", "PermissionError"))
+
+
 def test_without_a_sandbox_limits_stay() -> None:
     why, runs = run("while True: pass", "print('after')", sandboxed=False, cell_seconds=3 * SLOW)
     assert [r.ended for r in runs] == ["time", "ok"]

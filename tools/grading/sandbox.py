@@ -28,6 +28,7 @@ from .course import ROOT, Limits, Refused
 INSIDE = Path(__file__).with_name("inside.py")
 LEARNERS = ("peft_lessons", "data")  # what of the project is there inside
 ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives")
+EXCHANGE = Path("/usr/local/share/nbgrader")  # where a JupyterHub's nbgrader keeps what everyone handed in
 MOST_FILES = 5000
 THREADS = 16  # for each process that is allowed
 LEFT_TO_THE_MACHINE = 300 * 2**20
@@ -53,6 +54,9 @@ def bubblewrap(folder: Path, extra: Path | None = None) -> list[str]:
     """The command line, up to the program, that sees `folder` as /box and of the rest only what it needs."""
     command = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--hostname", "sandbox"]
     command += ["--cap-drop", "ALL", "--ro-bind", "/usr", "/usr", "--proc", "/proc", "--dev", "/dev"]
+    for path in (EXCHANGE, ROOT):
+        if path.is_relative_to("/usr") and path.exists():
+            command += ["--tmpfs", str(path)]
     for name in ("bin", "sbin", "lib", "lib64", "lib32"):
         path = Path("/", name)
         if path.is_symlink():
@@ -66,9 +70,12 @@ def bubblewrap(folder: Path, extra: Path | None = None) -> list[str]:
         command += ["--ro-bind", str(extra), "/exercises"]
     seen = [Path("/etc", name) for name in ETC] + [ROOT / name for name in LEARNERS]
     for path in [*seen, Path(sys.prefix), Path(sys.base_prefix)]:
-        if path.exists() and not path.is_relative_to("/usr"):
+        if path.exists() and (path.is_relative_to(ROOT) or not path.is_relative_to("/usr")):
             command += ["--ro-bind", str(path), str(path)]
-    return [*command, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/box/work", "--"]
+    # Who grades as root would otherwise lend that right to the inside: to write /proc/sys, and so to rule the kernel.
+    for path in ("/proc", "/dev", "/"):
+        command += ["--remount-ro", path]
+    return [*command, "--chdir", "/box/work", "--"]
 
 
 @functools.cache
