@@ -43,6 +43,15 @@ def model_states(model):
         + "\ndef model_states(model):\n    return {'weights': 0, 'gradients': 0, 'optimizer states': 0}\n",
     },
     "a4.saved": {
+        "buffers are no weights": [("[*model.parameters(), *model.buffers()]", "model.parameters()")],
+        "weights known by their shape": [
+            (
+                "own = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}",
+                "own = {s for t in [*model.parameters(), *model.buffers()] for s in (t.shape, t.T.shape)}",
+            ),
+            ("if storage.data_ptr() not in own", "if tensor.shape not in own"),
+        ],
+        "run twice": [("result = run()", "result = (run(), run())")],
         "weights counted": [("if storage.data_ptr() not in own:", "if True:")],
         "only trained weights left out": [
             ("[*model.parameters(), *model.buffers()]", "[p for p in model.parameters() if p.requires_grad]")
@@ -71,6 +80,7 @@ def model_states(model):
         "the check patched": PATCHED_CHECK + "\ndef saved_bytes(run, model):\n    return 0\n",
     },
     "a4.kept": {
+        "a copy only where A is wider": [("if e == e_a else layers", "if e >= e_a else layers")],
         "a frozen layer keeps its input": [('"bitfit": 0', '"bitfit": d_in')],
         "the output of a trained layer": [('"full": d_in', '"full": d_out')],
         "W as well": [("return e * n * numbers[method]", "return e * n * numbers[method] + e * d_in * d_out")],
@@ -103,6 +113,15 @@ def kept_by_lora(layers, n, d_in, r, e, e_a):
 """,
     },
     "a4.four_bits": {
+        "the largest height by the largest width": [
+            (
+                "max(e * d_out * d_in for d_out, d_in in matrices)",
+                "e * max(o for o, _ in matrices) * max(i for _, i in matrices)",
+            )
+        ],
+        "the first weight": [
+            ("max(e * d_out * d_in for d_out, d_in in matrices)", "e * matrices[0][0] * matrices[0][1]")
+        ],
         "the codes alone": [("return n // 2 + scales", "return n // 2")],
         "double for single": [("if double else 4 * blocks", "")],
         "single for double": [("blocks + 4 * math.ceil(blocks / 256) if double else 4 * blocks", "4 * blocks")],
@@ -123,6 +142,8 @@ def kept_by_lora(layers, n, d_in, r, e, e_a):
         ],
     },
     "a4.step": {
+        "temporaries of the last tensor": [("max(2 * first, first + 2 * second)", "first + 2 * second")],
+        "temporaries of the first tensor": [("max(2 * first, first + 2 * second)", "2 * first")],
         "4 n V at the loss": [("12 * n * V", "4 * n * V")],
         "8 n V at the loss": [("12 * n * V", "8 * n * V")],
         "states forgotten": [("weights + states + batch", "weights + batch")],
@@ -168,6 +189,21 @@ def kept_by_lora(layers, n, d_in, r, e, e_a):
         "the adapter's gradients never count": [("max(A, p * W)", "A")],
     },
     "a4.budget": {
+        "checkpointing before chunks": [
+            (
+                '        for checkpointing in (False, True):\n            for logits in ("kept", "chunked"):',
+                '        for logits in ("kept", "chunked"):\n            for checkpointing in (False, True):',
+            )
+        ],
+        "another optimizer before checkpointing": [
+            (
+                '    for optimizer in ("adamw_fused", "adamw_8bit"):\n        for checkpointing in (False, True):',
+                '    for checkpointing in (False, True):\n        for optimizer in ("adamw_fused", "adamw_8bit"):',
+            )
+        ],
+        "never a batch of one": [("range(1, effective + 1)", "range(1, effective)")],
+        "at most sixteen": [("range(1, effective + 1)", "range(1, min(effective, 16) + 1)")],
+        "half a sequence": [('"batch": batch', '"batch": effective / accumulation')],
         "a truncated batch": [("if batch * accumulation == effective and peak", "if peak")],
         "the largest batch that fits, alone": [('"accumulation": accumulation', '"accumulation": 1')],
         "accumulation left out": [('"batch": batch', '"batch": effective')],
@@ -236,6 +272,57 @@ def saved_bytes(run, model):
 """,
     },
     "a4.kept": {
+        "measured": """
+def _kept(module, x):
+    own = {t.untyped_storage().data_ptr() for t in module.parameters()}
+    kept = {}
+
+    def pack(t):
+        if t.untyped_storage().data_ptr() not in own:
+            kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        y = module(x)
+    return sum(kept.values()) + 0 * y.numel()
+
+
+class _Layer(nn.Module):
+    def __init__(self, method, d_in, d_out, r, e, e_a):
+        super().__init__()
+        kinds = {2: torch.bfloat16, 4: torch.float32}
+        self.method, self.base = method, nn.Linear(d_in, d_out, dtype=kinds[e]).requires_grad_(method == "full")
+        self.base.bias.requires_grad_(method in ("full", "bitfit"))
+        self.A, self.B = (nn.Parameter(torch.ones(s, dtype=kinds[e_a])) for s in ((r, d_in), (d_out, r)))
+        self.g = nn.Parameter(torch.ones(d_out, dtype=kinds[e]))
+
+    def forward(self, x):
+        y = self.base(x)
+        if self.method == "lora":
+            y = y + (x.to(self.A.dtype) @ self.A.T @ self.B.T).to(y.dtype)
+        return y * self.g if self.method == "ia3" else y
+
+
+class _Several(nn.Module):
+    def __init__(self, layers):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x):
+        return sum(layer(x) for layer in self.layers)
+
+
+def _x(n, d_in, e):
+    return torch.ones(n, d_in, dtype=torch.bfloat16 if e == 2 else torch.float32, requires_grad=True)
+
+
+def kept_by_one(method, n, d_in, d_out, r, e):
+    return _kept(_Layer(method, d_in, d_out, r, e, e), _x(n, d_in, e))
+
+
+def kept_by_lora(layers, n, d_in, r, e, e_a):
+    return _kept(_Several([_Layer("lora", d_in, 5, r, e, e_a) for _ in range(layers)]), _x(n, d_in, e))
+""",
         "by cases": """
 def kept_by_one(method, n, d_in, d_out, r, e):
     if method == "full":
@@ -257,6 +344,9 @@ def kept_by_lora(layers, n, d_in, r, e, e_a):
         ],
     },
     "a4.four_bits": {
+        "the largest by torch": [
+            ("max(e * d_out * d_in for d_out, d_in in matrices)", "e * torch.tensor(matrices).prod(1).max()")
+        ],
         "whole numbers": [("math.ceil(n / 64)", "(n + 63) // 64"), ("math.ceil(blocks / 256)", "-(-blocks // 256)")],
         "one list": [
             (
@@ -284,6 +374,12 @@ def kept_by_lora(layers, n, d_in, r, e, e_a):
         "from the factor": [("return max(3 * W + A, 4 * W) / (W + A)", "return memory_factor(W, A, 0.0)")],
     },
     "a4.budget": {
+        "by name": [
+            (
+                "peak(batch, checkpointing, logits, optimizer) <=",
+                "peak(batch=batch, checkpointing=checkpointing, logits=logits, optimizer=optimizer) <=",
+            )
+        ],
         "sorted": """
 def choose(peak, budget, effective):
     from itertools import product

@@ -34,6 +34,8 @@ WRONG = {
             ("self.base(x) * self.ia3_l", "self.base(x) * self.scale"),
         ],
         "both sides rescaled": [("return self.base(x) * self.ia3_l", "return self.base(x) * self.ia3_l * self.ia3_l")],
+        "cut off from its vector": [("self.base(x) * self.ia3_l", "self.base(x) * self.ia3_l.data")],
+        "cut off in the feed-forward network": [("x * self.ia3_l)", "x * self.ia3_l.detach())")],
         "a buffer, so nothing is trained": [
             (
                 "self.ia3_l = nn.Parameter(torch.ones(base.in_features if feedforward else base.out_features))",
@@ -114,6 +116,19 @@ WRONG = {
         "log-probabilities taken for probabilities": [("wrong.exp()", "wrong")],
         "scores with the wrong sign": [("-torch.log_softmax(scores, 0)", "-torch.log_softmax(-scores, 0)")],
         "no logarithm": [("torch.log_softmax", "torch.softmax")],
+        "losses as plain numbers": [
+            (
+                "return -scores[right], unlikelihood, -torch.log_softmax(scores, 0)[right]",
+                "return -scores[right].item(), unlikelihood.item(), -torch.log_softmax(scores, 0)[right].item()",
+            )
+        ],
+        "cut off from log_p": [
+            (
+                "    scores = torch.stack([p.mean() for p in log_p])\n    wrong",
+                "    log_p = [p.detach() for p in log_p]\n    scores = torch.stack([p.mean() for p in log_p])\n    wrong",
+            )
+        ],
+        "one loss as a list of one": [("return -scores[right],", "return -scores[right : right + 1],")],
         "a gain, not a loss": [("return -scores[right]", "return scores[right]")],
         "losses in another order": [("-scores[right], unlikelihood, -torch", "unlikelihood, -scores[right], -torch")],
         "the check patched": PATCHED_CHECK
@@ -123,6 +138,8 @@ WRONG = {
         "behind the text": [
             ("[prompt.expand(len(embedded), -1, -1), embedded]", "[embedded, prompt.expand(len(embedded), -1, -1)]")
         ],
+        "cut off from the prompt": [("[prompt.expand", "[prompt.data.expand")],
+        "positions as floats": [(".clamp(min=0)", ".clamp(min=0).float()")],
         "prompt masked": [("value=1", "value=0")],
         "mask as it was": [
             ("mask = F.pad(mask, (p, 0), value=1)", "pass"),
@@ -165,6 +182,19 @@ def prepend(prompt, embedded, mask):
             ("model.requires_grad_(False)", "pass"),
             ("AdamW([prompt], lr=0.1", "AdamW([prompt, *model.parameters()], lr=1e-3"),
         ],
+        "gradients never zeroed": [("optimizer.zero_grad()", "pass")],
+        "one batch all the time": [("prompted_loss(model, prompt, batch)", "prompted_loss(model, prompt, batches[0])")],
+        "losses sorted": [("return prompt, losses", "return prompt, sorted(losses, reverse=True)")],
+        "the loss behind the step": [
+            ("losses.append(loss.item())", "losses.append(prompted_loss(model, prompt, batch).item())")
+        ],
+        "two steps a batch": [("for batch in batches", "for batch in [b for b in batches for _ in (0, 1)]")],
+        "a step by hand": [
+            (
+                "        optimizer.step()\n        optimizer.zero_grad()",
+                "        with torch.no_grad():\n            prompt -= 5 * prompt.grad\n        prompt.grad = None",
+            )
+        ],
         "never stepped": [("optimizer.step()", "pass")],
         "zeroed before the step": [
             (
@@ -204,6 +234,12 @@ def prepend(prompt, embedded, mask):
         ],
         "one in the number of answers": [("return test.count(most) / len(test)", "return 1 / len(set(test))")],
         "MRPC's number": [("return test.count(most) / len(test)", "return 279 / 408")],
+        "learned above one half": [("right > test.count(most) / len(test)", "right > 0.5")],
+        "learned above chance": [("right > test.count(most) / len(test)", "right > 1 / len(set(train))")],
+        "equal is learned": [("right > test.count(most) / len(test)", "right >= test.count(most) / len(test)")],
+        "a margin nobody asked for": [
+            ("right > test.count(most) / len(test)", "right > 0.02 + test.count(most) / len(test)")
+        ],
         "constant overlooked": [('if len(set(answered)) == 1:\n        return "constant"', "pass")],
         "constant only at the majority": [
             ("if len(set(answered)) == 1:", "if set(answered) == {max(set(train), key=train.count)}:")
@@ -255,6 +291,12 @@ RIGHT = {
         "by cross-entropy": [
             ("-torch.log_softmax(scores, 0)[right]", "F.cross_entropy(scores[None], torch.tensor([right]))")
         ],
+        "each token by itself": [
+            (
+                "torch.stack([p.mean() for p in log_p])\n    wrong",
+                "torch.stack([sum(p) / len(p) for p in log_p])\n    wrong",
+            )
+        ],
         "1.01 minus p": [("1 - wrong.exp() + 0.01", "1.01 - wrong.exp()")],
     },
     "a5.prepend": {
@@ -265,6 +307,15 @@ RIGHT = {
         "Adam": [("torch.optim.AdamW([prompt], lr=0.1, weight_decay=0)", "torch.optim.Adam([prompt], lr=0.1)")],
         "a small random start": [
             ("table[torch.randint(len(table), (p,))].clone()", "torch.randn(p, table.shape[1]) * table.std()")
+        ],
+        "gradients clipped": [
+            ("        optimizer.step()", "        nn.utils.clip_grad_norm_([prompt], 1.0)\n        optimizer.step()")
+        ],
+        "zeroed first": [
+            (
+                "        loss.backward()\n        optimizer.step()\n        optimizer.zero_grad()",
+                "        optimizer.zero_grad()\n        loss.backward()\n        optimizer.step()",
+            )
         ],
         "detached": [("return prompt, losses", "return prompt.detach(), losses")],
     },

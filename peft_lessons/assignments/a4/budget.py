@@ -74,6 +74,21 @@ class Wanted:
         return min((choice for choice, peak in self.peaks.items() if peak <= self.budget), default=None)
 
 
+@dataclass(frozen=True)
+class Invented(Wanted):
+    """No real model: two changes would fit, and the order of preference alone decides; `tight` is its budget."""
+
+    def peak(self, batch: int, checkpointing: bool, logits: str, optimizer: str) -> int:
+        """States, and for each sequence what the layers keep and the logits: each can be made a part of itself."""
+        states = 40 if optimizer == OPTIMIZERS[0] else 10
+        return 10**6 * (states + batch * ((4 if checkpointing else 32) + (32 if logits == LOGITS[0] else 4)))
+
+    @cached_property
+    def budget(self) -> int:
+        """The bytes there are."""
+        return int(10**6 * self.tight)
+
+
 @seeded
 def draw_wanted(g: torch.Generator) -> list[Wanted]:
     lora = LoRA(r=2 ** int(torch.randint(2, 6, (), generator=g)), target_modules="all-linear")
@@ -91,6 +106,9 @@ def draw_wanted(g: torch.Generator) -> list[Wanted]:
         effective = (12, 16, 20, 24)[int(torch.randint(0, 4, (), generator=g))]
         shift = 0 if tight in (0.0, 0.98, 1.5) else float(torch.rand((), generator=g)) * 0.15 - 0.1
         found.append(Wanted(shape, method, length, effective, tight + shift))
+    for tight in (76, 60):  # chunks or checkpointing; checkpointing or another optimizer
+        effective = (20, 24)[int(torch.randint(0, 2, (), generator=g))]
+        found.append(Invented("an invented model", lora, 512, effective, tight))
     return found
 
 
@@ -98,20 +116,21 @@ def ask_choices(given: list[Wanted], told: Told, choose: Callable[..., dict[str,
     told["chosen"] = [choose(wanted.peak, wanted.budget, wanted.effective) for wanted in given]
 
 
-def _where_something_fits(given: list[Wanted], told: Told) -> Iterator[tuple[Wanted, dict[str, Any] | None]]:
+def _chosen(given: list[Wanted], told: Told) -> Iterator[tuple[Wanted, dict[str, Any]]]:
+    """Each case in which something fits and was chosen, with the choice.
+
+    Raises:
+        ValueError: nothing was chosen anywhere.
+    """
+    if not any(told["chosen"]):
+        raise ValueError("no choice was made, whatever the budget")
     for wanted, found in zip(given, told["chosen"], strict=True):
-        if wanted.right is not None:
+        if wanted.right is not None and found is not None:
             yield wanted, found
 
 
-def _nothing(wanted: Wanted) -> str:
-    return f"{wanted.shape}: there is a choice that fits {wanted.budget:,} bytes, and none was made."
-
-
 def fits(given: list[Wanted], told: Told) -> str:
-    for wanted, found in _where_something_fits(given, told):
-        if found is None:
-            return _nothing(wanted)
+    for wanted, found in _chosen(given, told):
         if found["batch"] not in range(1, wanted.effective + 1):
             return f"{wanted.shape}: a batch of {found['batch']} sequences cannot be right."
         held = wanted.peak(found["batch"], found["checkpointing"], found["logits"], found["optimizer"])
@@ -121,20 +140,21 @@ def fits(given: list[Wanted], told: Told) -> str:
 
 
 def same_batch(given: list[Wanted], told: Told) -> str:
-    for wanted, found in _where_something_fits(given, told):
-        if found is None:
-            return _nothing(wanted)
-        whole = isinstance(found["batch"], int) and isinstance(found["accumulation"], int)
-        if not whole or found["batch"] * found["accumulation"] != wanted.effective:
+    for wanted, found in _chosen(given, told):
+        if not (isinstance(found["batch"], int) and isinstance(found["accumulation"], int)):
+            return f"{wanted.shape}: {found}: batch and accumulation are whole numbers (// gives one, / does not)."
+        if found["batch"] * found["accumulation"] != wanted.effective:
             return f"{wanted.shape}: {found} is no effective batch of {wanted.effective}: it trains something else."
     return ""
 
 
 def changed_least(given: list[Wanted], told: Told) -> str:
-    for wanted, found in _where_something_fits(given, told):
+    for wanted, found in zip(given, told["chosen"], strict=True):
         right = wanted.right
-        if found is None or right is None:
-            return _nothing(wanted)
+        if right is None:
+            continue
+        if found is None:
+            return f"{wanted.shape}: there is a choice that fits {wanted.budget:,} bytes, and none was made."
         pairs = {
             "optimizer": OPTIMIZERS[right.optimizer],
             "checkpointing": right.checkpointing,
@@ -148,8 +168,8 @@ def changed_least(given: list[Wanted], told: Told) -> str:
 
 
 def says_no(given: list[Wanted], told: Told) -> str:
-    if wrong := fits(given, told):  # an answer that always says no has found out nothing
-        return wrong
+    for _ in _chosen(given, told):  # an answer that always says no has found out nothing
+        pass
     for wanted, found in zip(given, told["chosen"], strict=True):
         if wanted.right is None and found is not None:
             return f"{wanted.shape}: nothing fits {wanted.budget:,} bytes, so None is right."

@@ -3,6 +3,7 @@
 Source: Dettmers et al. 2023, "QLoRA", section 3; what judges it is the storage of the package's own 4-bit layer.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -27,7 +28,11 @@ class Base:
 @seeded
 def draw_base(g: torch.Generator) -> Base:
     sizes = [8 * n for n in torch.randint(20, 200, (5, 2), generator=g).flatten().tolist()]
-    matrices = list(zip(sizes[::2], sizes[1::2], strict=True)) + [(1000, 3)]  # the last fills no whole block
+    wide, tall = (sizes[0], 2048), (2048, sizes[1])  # neither width with the other makes the largest
+    matrices = [wide, tall, *zip(sizes[2::2], sizes[3::2], strict=True), (1000, 3)]  # the last fills no whole block
+    matrices.insert(
+        2, matrices.pop(max(range(6), key=lambda i: math.prod(matrices[i])))
+    )  # the largest is not the first
     return Base(matrices, int(torch.randint(10**5, 10**6, (), generator=g)), 2)
 
 

@@ -37,6 +37,8 @@ class Computations:
         x, (first, second, third) = self.x, self.layers
         third.requires_grad_(False)
         half, wide = LoRALinear(_halves(third), self.rank, 8.0), nn.ModuleList([first, second])
+        scaled, square = nn.Linear(x.shape[1], 5), nn.Linear(len(x), len(x))
+        scaled.register_buffer("scale", torch.rand(x.shape[1]))
         left, right = nn.Linear(4, 5), nn.Linear(x.shape[1] - 4, 5)
         return {
             "a trained layer": (lambda: first(x), first),
@@ -47,6 +49,8 @@ class Computations:
             "two layers, a part each": (lambda: left(x[:, :4]) + right(x[:, 4:]), nn.ModuleList([left, right])),
             "LoRA in float32 on bfloat16": (lambda: half(x.bfloat16()), half),
             "the square of what a layer gives": (lambda: first(x).square(), first),
+            "a layer that scales by a buffer": (lambda: scaled(x * scaled.scale), scaled),
+            "an input of W's shape": (lambda: square(x @ x.T), square),
         }
 
     @cached_property
@@ -111,6 +115,9 @@ def small(given: Computations, told: Told) -> str:
             "one storage is counted more than once": kept(run, own(model), once=False),
             "a view keeps the whole storage behind it": kept(run, own(model), whole=False),
             "a view keeps the whole storage behind it, and once": kept(run, own(model), whole=False, once=False),
+            "the model's buffers are no activations either": kept(
+                run, {p.untyped_storage().data_ptr() for p in model.parameters()}
+            ),
             "only what is trained was left out, not the frozen weights": kept(
                 run, {p.untyped_storage().data_ptr() for p in model.parameters() if p.requires_grad}
             ),

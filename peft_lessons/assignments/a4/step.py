@@ -87,6 +87,7 @@ def draw_nets(g: torch.Generator) -> list[Net]:
         Net(between(3, 6), between(40, 60), between(100, 200), 0),
         Net(between(60, 99), between(20, 30), between(300, 600), between(2, 6)),
         Net(between(3, 6), between(40, 60), between(8, 12), between(12, 16)),
+        Net(between(3, 6), between(40, 60), between(8, 12), 0),  # the first matrix is the larger one
     ]
 
 
@@ -111,9 +112,9 @@ def at_the_loss(given: list[Net], told: Told) -> str:
             "the optimizer's states exist from the first step on": -states,
             "the labels are there, of eight bytes each": -8 * net.n,
             "labels are whole numbers of eight bytes": -4 * net.n,
-            "x is there during the whole step": -4 * net.n * net.h,
+            "something of the size of x is missing": -4 * net.n * net.h,
             "what the layers keep for their gradients is missing": -net.stored,
-            "a frozen output layer keeps no input": 4 * net.n * net.h,
+            "something of the size of x is counted too often": 4 * net.n * net.h,
         }
         named = [says for says, more in mistakes.items() if _near(found, net.at_the_loss + more)]
         return f"{net}: {named[0] if named else f'not {found} bytes'}."

@@ -51,12 +51,17 @@ def ask_losses(
 ) -> None:
     told["ranked"] = [int(rank([p.clone() for p in asked.log_p])) for asked in given]
     for i, asked in enumerate(given):
-        for name, loss in zip(("lm", "ul", "ln"), losses([p.clone() for p in asked.log_p], asked.right), strict=True):
-            told[f"{name}{i}"] = torch.as_tensor(loss)
+        log_p = [p.clone().requires_grad_() for p in asked.log_p]
+        for name, loss in zip(("lm", "ul", "ln"), losses(log_p, asked.right), strict=True):
+            told[f"{name}{i}"], told[f"{name}{i} learns"] = torch.as_tensor(loss), getattr(loss, "requires_grad", False)
 
 
 def _named(given: list[Choices], told: Told, name: str, right: Callable, mistakes: dict[str, Callable]) -> str:
     found = [told.tensor(f"{name}{i}") for i in range(len(given))]
+    if shape := next((list(f.shape) for f in found if f.dim()), []):
+        return f"it is a tensor of shape {shape}, and not one number."
+    if not all(told[f"{name}{i} learns"] for i in range(len(given))):
+        return "it is cut off from log_p: no gradient would come back through it."
     if all(close(f, right(asked)) for f, asked in zip(found, given, strict=True)):
         return ""
     for says, wrong in mistakes.items():

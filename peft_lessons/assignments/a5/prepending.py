@@ -33,15 +33,17 @@ def draw_batch(g: torch.Generator) -> Batch:
 
 
 def ask_prepend(given: Batch, told: Told, prepend: Callable[..., tuple[Tensor, Tensor, Tensor]]) -> None:
-    x, mask, positions = prepend(given.prompt.clone(), given.embedded.clone(), given.mask.clone())
+    prompt = given.prompt.clone().requires_grad_()
+    x, mask, positions = prepend(prompt, given.embedded.clone(), given.mask.clone())
     told["x"], told["mask"], told["positions"] = x, mask, positions
+    told["learns"] = x.requires_grad
 
 
 def vectors(given: Batch, told: Told) -> str:
     p, x = len(given.prompt), told.tensor("x")
     expected = torch.cat([given.prompt.expand(len(given.embedded), -1, -1), given.embedded], 1)
     if close(x, expected):
-        return ""
+        return "" if told["learns"] else "x is cut off from the prompt: no gradient would come back to it."
     if x.shape == expected.shape and close(x[:, -p:], expected[:, :p]):
         return "the prompt stands behind the text; a decoder's text would never see it."
     return f"x should hold the prompt's {p} vectors and then the text's, in every row; it is {tuple(x.shape)}."
@@ -61,6 +63,8 @@ def placed(given: Batch, told: Told) -> str:
     p, positions = len(given.prompt), told.tensor("positions")
     if positions.shape != (len(given.mask), p + given.mask.shape[1]):
         return f"positions are {tuple(positions.shape)}, where x has {p + given.mask.shape[1]} vectors a row."
+    if told["positions"].is_floating_point():
+        return "positions are places in a table: whole numbers."
     if not torch.equal(positions[:, :p], torch.arange(p).expand(len(given.mask), -1).double()):
         return "the prompt's own positions are 0, 1, ... in every row."
     real = given.mask.bool()

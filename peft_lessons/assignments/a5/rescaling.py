@@ -56,11 +56,14 @@ def ask_layers(given: Layers, told: Told, make: Callable[[nn.Linear, bool], Any]
         told[f"{kind} at the start"] = layer(given.x[kind])
         told[f"{kind} trained"] = {n: list(p.shape) for n, p in layer.named_parameters() if p.requires_grad}
     for kind, layer in layers.items():
+        told[f"{kind} W"], told[f"{kind} b"] = given.bases[kind].weight, given.bases[kind].bias
         told[f"{kind} starts with"] = layer.ia3_l
+        y = layer(given.x[kind])
+        told[f"{kind} learns"] = y.requires_grad and bool(torch.autograd.grad(y.sum(), layer.ia3_l)[0].any())
+    for kind, layer in layers.items():
         with torch.no_grad():
             layer.ia3_l.copy_(given.scales[kind].view(layer.ia3_l.shape))
         told[f"{kind} rescaled"] = layer(given.x[kind])
-        told[f"{kind} W"], told[f"{kind} b"] = given.bases[kind].weight, given.bases[kind].bias
 
 
 def at_the_start(given: Layers, told: Told) -> str:
@@ -108,6 +111,8 @@ def only_the_vector(given: Layers, told: Told) -> str:
         same = torch.equal(told.tensor(f"{kind} W"), given.bases[kind].weight.double())
         if not same or not torch.equal(told.tensor(f"{kind} b"), given.bases[kind].bias.double()):
             return "the base layer must stay as it was."
+        if not told[f"{kind} learns"]:
+            return f"in the layer for {kind} no gradient comes back to ia3_l, so nothing would be learned."
     return ""
 
 

@@ -36,17 +36,24 @@ def draw_results(g: torch.Generator) -> Results:
     def flip(answers: Labels, share: float) -> Labels:
         return [draw(1, [1.0, 1.0, 1.0])[0] if torch.rand((), generator=g) < share else a for a in answers]
 
-    train, test = (
-        draw(300, [6.0, 3.0, 1.0]),
-        draw(200, [3.0, 6.0, 1.0]),
-    )  # another label is the most frequent in the test set
+    def right_in(n: int) -> Labels:
+        """Answers of which so many are right, those of the most frequent label in training the last."""
+        order = sorted(range(len(test)), key=lambda i: test[i] == names[0])
+        return [a if i in order[:n] else names[(names.index(a) + 1) % 3] for i, a in enumerate(test)]
+
+    train, test = draw(300, [6.0, 3.0, 1.0]), draw(200, [4.0, 5.5, 0.5])
+    while not 1.05 * len(test) / 3 < test.count(names[0]) < 0.95 * test.count(names[1]) < 0.6 * len(test):
+        test = draw(200, [4.0, 5.5, 0.5])  # the baseline is above a third; another label is the most frequent here
+    baseline = test.count(names[0])
     answered = {
         "constant 1": [names[0]] * 200,
         "constant 2": [names[1]] * 200,  # above the majority of the training set, and still constant
         "learned 1": flip(test, 0.3),
         "learned 2": flip(test, 0.1),
         "no better 1": [names[(names.index(a) + 1) % 3] for a in test],
-        "no better 2": [names[0]] * 199 + [next(a for a in names[1:] if a != test[-1])],
+        "no better 2": right_in(baseline),
+        "no better 3": [names[0]] * 199 + [next(a for a in names[1:] if a != test[-1])],
+        "learned 3": right_in(baseline + 1),
     }
     return Results(train, test, answered)
 

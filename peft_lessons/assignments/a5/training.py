@@ -3,7 +3,7 @@
 Source: Lester, Al-Rfou and Constant 2021, section 2.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from peft_lessons.assignments.core import Exercise, Property
 from peft_lessons.assignments.given import fresh_base, weights_hash
@@ -60,7 +61,20 @@ class Run:
 
 
 def ask_run(given: Run, told: Told, train: Callable[..., tuple[Tensor, list[float]]]) -> None:
-    prompt, losses = train(given.model, given.batches[:STEPS], LENGTH)
+    steps: list[tuple[Tensor, Tensor]] = []
+
+    def note(optimizer: Any, *_: object) -> None:
+        """The vectors, and the gradient that a step is about to follow."""
+        tensors = [p for group in optimizer.param_groups for p in group["params"] if p.dim() == 2]
+        steps.extend((p.detach().clone(), p.grad.clone()) for p in tensors if len(p) == LENGTH and p.grad is not None)
+
+    hook = register_optimizer_step_pre_hook(note)
+    try:
+        prompt, losses = train(given.model, given.batches[:STEPS], LENGTH)
+    finally:
+        hook.remove()
+    for name, noted in zip(("prompts", "gradients"), zip(*steps[:STEPS], strict=True), strict=False):
+        told[name] = torch.stack(noted)
     told["prompt"], told["losses"] = prompt, [float(loss) for loss in losses]
     told["after"] = weights_hash(given.model)
     told["trainable"] = [name for name, p in given.model.named_parameters() if p.requires_grad]
@@ -68,7 +82,34 @@ def ask_run(given: Run, told: Told, train: Callable[..., tuple[Tensor, list[floa
 
 def one_loss_a_step(given: Run, told: Told) -> str:
     n = len(told["losses"])
-    return "" if n == STEPS else f"there are {n} losses for {STEPS} batches."
+    if n != STEPS:
+        return f"there are {n} losses for {STEPS} batches."
+    for step, loss, _ in _again(given, told):
+        if abs(told["losses"][step] - loss) > 1e-3 * abs(loss):
+            return f"the prompt of step {step} has another loss on its batch than {told['losses'][step]:.2f}."
+    return ""
+
+
+def own_gradient(given: Run, told: Told) -> str:
+    for step, _, gradient in _again(given, told):
+        followed = told["gradients"][step]
+        if F.cosine_similarity(followed.flatten(), gradient.flatten(), dim=0) < 0.999:  # clipped or not
+            return f"what step {step} follows is not the gradient of its own batch alone."
+    return ""
+
+
+def _again(given: Run, told: Told) -> Iterator[tuple[int, float, Tensor]]:
+    """For some steps, by number: loss and gradient of the batch, where the prompt was then.
+
+    Raises:
+        ValueError: there were other numbers of steps than of batches.
+    """
+    if "prompts" not in told.tensors or len(told["prompts"]) != STEPS:
+        raise ValueError(f"no optimizer of torch.optim made {STEPS} steps with {LENGTH} vectors")
+    for step in (0, 1, STEPS // 2, STEPS - 1):
+        prompt = told["prompts"][step].requires_grad_()
+        loss = prompted_loss(given.model, prompt, given.batches[step])
+        yield step, loss.item(), torch.autograd.grad(loss, prompt)[0]
 
 
 def its_shape(given: Run, told: Told) -> str:
@@ -102,7 +143,7 @@ Exercise(
     ask_run,
     (
         Property("a loss for each batch", 1, one_loss_a_step),
-        Property("as many vectors as asked for", 1, its_shape),
+        Property("each step follows its own batch", 1, own_gradient),
         Property("the prompt lowers the loss", 2, lowers_the_loss),
         Property("the model does not move", 2, base_still),
     ),
