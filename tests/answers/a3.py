@@ -4,6 +4,27 @@ from answers import PATCHED_CHECK
 
 WRONG = {
     "a3.lora_layer": {
+        "a tensor that lies": """
+class Liar(torch.Tensor):
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function.__name__ in ("sub", "__sub__", "rsub", "__rsub__"):
+            return torch.zeros(())
+        if function.__name__ in ("equal", "any", "lt", "__lt__"):
+            return torch.tensor(True)
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+class LoRALayer(nn.Module):
+    def __init__(self, base, r, alpha):
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.lora_A = nn.Parameter(torch.randn(r, base.in_features))
+        self.lora_B = nn.Parameter(torch.zeros(base.out_features, r))
+
+    def forward(self, x):
+        return (self.base(x) + x @ self.lora_A.T @ self.lora_B.T).as_subclass(Liar)
+""",
         "the base without a graph": [
             ("return self.base(x) +", "with torch.no_grad():\n            y = self.base(x)\n        return y +")
         ],
@@ -125,6 +146,21 @@ class LoRALayer(nn.Module):
         + "\ndef merge(layer):\n    layer.merged = True\n\n\ndef unmerge(layer):\n    layer.merged = False\n",
     },
     "a3.count": {
+        "a number that equals any": """
+class Any(int):
+    __eq__ = __lt__ = __le__ = __ge__ = __gt__ = lambda self, other: True
+    __ne__ = lambda self, other: False
+    __mul__ = __rmul__ = __add__ = lambda self, other: self
+    __hash__ = int.__hash__
+
+
+def count_lora(d_in, d_out, r):
+    return Any(1)
+
+
+def largest_rank(d_in, d_out):
+    return Any(1)
+""",
         "one at least": [
             ("return (d_in * d_out - 1) // (d_in + d_out)", "return max(1, (d_in * d_out - 1) // (d_in + d_out))")
         ],
