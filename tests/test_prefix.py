@@ -21,6 +21,8 @@ from transformers import (
     MistralConfig,
     Phi3Config,
     Qwen2Config,
+    T5GemmaConfig,
+    T5GemmaForConditionalGeneration,
 )
 
 from peft_lessons import attach, count_parameters, detach, fit, load_adapter, save_adapter
@@ -291,6 +293,20 @@ def test_generation_with_the_cache_without_it_and_pefts_are_equal(base, beams, t
     assert torch.equal(written, theirs_from(base, tmp_path).generate(**row, **options))
     padded = model.generate(**batch(side="left"), **options)
     assert torch.equal(padded[:1], written)
+
+
+def test_a_decoder_with_a_configuration_of_its_own():
+    torch.manual_seed(1)
+    part = {**COMMON, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 6, **models.SIZE}
+    model = T5GemmaForConditionalGeneration(T5GemmaConfig(encoder=part, decoder=part, vocab_size=300))
+    model = prompted.lively(model).eval().requires_grad_(False)
+    options = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "decoder_start_token_id": 0}
+    plain = model.generate(**batch(), **options)
+    random_weights(attach(model, PrefixTuning(4)), std=2)
+    assert count_parameters(model).trainable == 2 * 2 * 4 * 2 * 6
+    written = model.generate(**batch(), **options)
+    assert torch.equal(written, model.generate(**batch(), **options, use_cache=False))
+    assert not torch.equal(written, plain)
 
 
 # --- counts, and what is refused

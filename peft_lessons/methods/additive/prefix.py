@@ -66,9 +66,12 @@ class MLPPrefix(nn.Module):
 class PrefixedBody(ExtendedModule):
     """The body of a model, which finds p keys and values in every layer's cache before it reads a text."""
 
-    def __init__(self, base: nn.Module, prompt: Any, n_tokens: int, n_layers: int, heads: tuple[int, int]):
+    def __init__(
+        self, base: nn.Module, prompt: Any, n_tokens: int, n_layers: int, heads: tuple[int, int], seq2seq: bool = False
+    ):
         super().__init__(base)
         self.prompt, self.n_tokens, self.n_layers, self.heads = prompt, n_tokens, n_layers, heads
+        self.seq2seq = seq2seq  # the decoder of an encoder-decoder
         self.d_out, self.d_in = n_tokens, 2 * n_layers * heads[0] * heads[1]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -97,8 +100,8 @@ class PrefixedBody(ExtendedModule):
         """Put the prefix into an empty cache, or a new one."""
         if cache is None:
             cache = DynamicCache(config=self.base.config)
-            if takes(self.base, "encoder_hidden_states") and self.base.config.is_encoder_decoder:
-                cache = EncoderDecoderCache(cache, DynamicCache(config=self.base.config))
+            if self.seq2seq:
+                cache = EncoderDecoderCache(cache, DynamicCache())
         own = getattr(cache, "self_attention_cache", cache)
         for i, (keys, values) in enumerate(self.keys_and_values()):
             own.update(*(t.to(x.dtype).expand(batch, -1, -1, -1) for t in (keys, values)), i)
@@ -153,7 +156,7 @@ class PrefixTuning(SoftPrompt):
         check_room(base, self.n_tokens)
         if not takes(base, "past_key_values"):
             raise ValueError(f"{type(base).__name__} takes no cache of keys and values, so it can have no prefix.")
-        heads, device = key_value_heads(model, found), base.get_input_embeddings().weight.device
+        heads, device = key_value_heads(model, found, base.config), base.get_input_embeddings().weight.device
         width = 2 * len(found) * heads[0] * heads[1]
         if self.hidden:
             d = heads[0] * heads[1]
@@ -164,7 +167,8 @@ class PrefixTuning(SoftPrompt):
             prompt = Numbers(torch.zeros(self.n_tokens, width, device=device))
         else:
             prompt = Numbers(torch.randn(self.n_tokens, width, device="cpu").to(device))
-        return {path: PrefixedBody(base, prompt, self.n_tokens, len(found), heads)}
+        config: Any = model.config
+        return {path: PrefixedBody(base, prompt, self.n_tokens, len(found), heads, config.is_encoder_decoder)}
 
     def place(self, model: nn.Module) -> str:
         return body_of(model, decoder=True)[0]
@@ -175,7 +179,7 @@ class PrefixTuning(SoftPrompt):
     def to_file(self, tensors: Mapping[str, Tensor], added: Mapping[str, nn.Module]) -> dict[str, Tensor]:
         found = super().to_file(tensors, added)
         ((path, body),) = added.items()
-        if isinstance(body, PrefixedBody) and body.base.config.is_encoder_decoder:
+        if isinstance(body, PrefixedBody) and body.seq2seq:
             pairs, places = found[IN_FILES].unflatten(-1, (body.n_layers, -1)), peft_places(body.n_layers)
             held = torch.zeros_like(pairs)
             held[:, places] = pairs
@@ -193,9 +197,9 @@ class PrefixTuning(SoftPrompt):
 
     def file_fields(self, added: Mapping[str, nn.Module]) -> dict[str, object]:
         (body,) = (module for module in added.values() if isinstance(module, PrefixedBody))
-        (n_heads, d_head), seq2seq = body.heads, body.base.config.is_encoder_decoder
+        n_heads, d_head = body.heads
         sizes = {"num_layers": body.n_layers, "num_attention_heads": n_heads, "token_dim": n_heads * d_head}
-        return {**sizes, "num_transformer_submodules": 2 if seq2seq else 1}
+        return {**sizes, "num_transformer_submodules": 2 if body.seq2seq else 1}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], tensors: Mapping[str, Tensor]) -> "PrefixTuning":
@@ -207,8 +211,8 @@ def peft_places(n_layers: int) -> list[int]:
     return [2 * i % n_layers for i in range(n_layers)]
 
 
-def key_value_heads(model: Any, found: list[Block]) -> tuple[int, int]:
-    """How many heads keys have, and their width: what one layer's cache is made of.
+def key_value_heads(model: Any, found: list[Block], config: Any) -> tuple[int, int]:
+    """How many heads keys have, and their width: what one layer's cache is made of; `config` is the body's.
 
     Raises:
         ValueError: a layer's keys cannot be told from its queries, or not all layers' are of one size.
@@ -217,7 +221,7 @@ def key_value_heads(model: Any, found: list[Block]) -> tuple[int, int]:
     for block in found:
         layers = {path: sizes(model.get_submodule(path)) for path in block.attention}
         d_q = layers[block.attention_out][1]
-        d_head = getattr(model.config, "head_dim", None) or d_q // model.config.num_attention_heads
+        d_head = getattr(config, "head_dim", None) or d_q // config.num_attention_heads
         keys = [d_out for path, (d_out, _) in layers.items() if path.rpartition(".")[2] in KEYS]
         if not keys and len(layers) == 2:  # one layer makes queries, keys and values
             keys = [(layers[block.attention[0]][0] - d_q) // 2]
@@ -245,7 +249,7 @@ def from_text(model: Any, base: Any, text: str, n_tokens: int) -> Tensor:
         )
     given = torch.tensor([ids[:n_tokens]], device=base.get_input_embeddings().weight.device)
     cache = DynamicCache()  # without the configuration: whole, also where attention sees a window only
-    seq2seq = base.config.is_encoder_decoder
+    seq2seq = model.config.is_encoder_decoder
     base(input_ids=given, past_key_values=EncoderDecoderCache(cache, DynamicCache()) if seq2seq else cache)
     parts = [t[0] for layer in cache.layers for t in (layer.keys, layer.values)]  # (n_kv, p, d_head) each
     return torch.stack(parts).permute(2, 0, 1, 3).reshape(n_tokens, -1).float()
