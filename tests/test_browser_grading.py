@@ -29,7 +29,7 @@ pytestmark = [
 def test_points_and_a_comment_by_hand(page: Any, tmp_path: Path) -> None:
     course, sources = new_course(tmp_path)
     given = release.students(toy.source())
-    toy.hand_in(tmp_path / "in", "J\u00fcrgen M", toy.answered(given, why="Because [it](javascript:x) is so."))
+    toy.hand_in(tmp_path / "in", "O'Neil, J\u00fcrgen", toy.answered(given, why="Because [it](javascript:x) is so."))
     toy.hand_in(tmp_path / "in", "untouched", given)
     command = ["--source", sources, "--course", course]
     graded = run(*command, "grade", tmp_path / "in", "--jobs", 2)
@@ -53,8 +53,8 @@ def test_points_and_a_comment_by_hand(page: Any, tmp_path: Path) -> None:
         finally:
             screenshot(page, "formgrader")
     assert run(*command, "feedback").returncode == 0
-    row = marks(course)["J\u00fcrgen M", "toy"]
+    row = marks(course)["O'Neil, J\u00fcrgen", "toy"]
     assert (row["toy.why"], row["total"], row["needs manual grading"]) == ("2.5", "7.5", "")
-    page.goto((course / "feedback" / "J\u00fcrgen M" / "toy" / "toy.html").as_uri())
+    page.goto((course / "feedback" / "O'Neil, J\u00fcrgen" / "toy" / "toy.html").as_uri())
     said = page.locator("main").inner_text()
     assert "7.5 of 9 points" in said and "2.5 of 4" in said and "Say <b>why</b>." in said and "Short." in said

@@ -123,6 +123,16 @@ def test_an_umlaut_in_one_character_or_two_is_one_student(tmp_path: Path) -> Non
     assert [(s.student, s.notes) for s in found] == [("J\u00fcrgen", [])] * 2
 
 
+def test_a_name_does_not_depend_on_who_else_hands_in(tmp_path: Path) -> None:
+    for student in ("O'Neil, Zoe", "up?", "up*"):
+        touch(tmp_path / student / "a3_lora.ipynb", student)
+    before = {s.student for s in collect(tmp_path, NAMES)}
+    (tmp_path / "up*" / "a3_lora.ipynb").unlink()
+    (tmp_path / "up*").rmdir()
+    after = {s.student for s in collect(tmp_path, NAMES)}
+    assert len(before) == 3 and len(after) == 2 and after < before and "O'Neil, Zoe" in after
+
+
 def test_the_longest_name_is_meant(tmp_path: Path) -> None:
     touch(tmp_path / "ann" / "a3_lora_extra.ipynb")
     assert short(collect(tmp_path, NAMES)) == [("ann", "a3_lora_extra", "a3_lora_extra.ipynb")]

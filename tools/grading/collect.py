@@ -96,14 +96,14 @@ def _assignment(stem: str, assignments: list[str]) -> tuple[str, str]:
 
 
 def _plain(name: str, names: dict[str, str]) -> str:
-    """A name that is safe as a file's, in nbgrader, and in a table; two students never get the same.
+    """A name safe as a file's, in nbgrader and in a table: the same in each run, and never that of two students.
 
     An umlaut may be one character or two, as each system writes it: both are the same student.
     """
     name = unicodedata.normalize("NFC", name)
     if name not in names:
-        plain = re.sub(r"[^\w@. -]", "_", name).strip(" .-")[:80] or "student"
-        if plain in names.values():
+        plain = re.sub(r"[^\w@.,' -]", "_", name).strip(" .-")[:80] or "student"
+        if plain != name:
             plain += "_" + hashlib.sha256(name.encode(errors="replace")).hexdigest()[:6]
         names[name] = plain
     return names[name]
