@@ -8,8 +8,48 @@ def instead(line: str, *lines: str) -> list[tuple[str, str]]:
     return [(line, "\n    ".join(lines))]
 
 
+FAULTS = """
+def find_faults(ids, mask, labels, n_prompt):
+    n, found = sum(mask), set()
+    parts = {"prompt trained": [label != -100 for label in labels[:n_prompt]], "answer masked": [label == -100 for label in labels[n_prompt : n - 1]]}
+    parts |= {"end masked": [labels[n - 1] == -100], "padding trained": [label != -100 for label in labels[n:]]}
+    return {name for name, part in parts.items() if RULE(part)}
+
+
+def mend_row(prompt, answer, eos, pad, length):
+    text = [*prompt, *answer, eos]
+    k = length - len(text)
+    return text + [pad] * k, [1] * len(text) + [0] * k, [-100] * len(prompt) + [*answer, eos] + [-100] * k
+
+
+def mend_score(train, test, predicted):
+    most = max(set(train), key=train.count)
+    return {"model": sum(a == b for a, b in zip(test, predicted)) / len(test), "majority": test.count(most) / len(test)}
+"""
+
+VERDICT = """
+def find_verdict(losses):
+    RULE
+    if losses[-1] != losses[-1] or losses[-1] > losses[0]:
+        return "too high"
+    return "too low" if losses[-1] > 0.9 * losses[0] else "fine"
+
+
+def mend_search(run, start):
+    at, low = {0: run(start)}, -1
+    while True:
+        at = {k: loss if loss == loss else float("inf") for k, loss in sorted(at.items())}
+        best = min(at, key=at.get)
+        missing = [k for k in (best - 1, best + 1) if k not in at]
+        if not missing:
+            return start * 3.0**best
+        at[missing[0]] = run(start * 3.0 ** missing[0])
+"""
+
 WRONG = {
     "bug_clinic.m01_nothing_trains": {
+        "another rate": [("lr=1e-3", "lr=1e-4")],
+        "another optimizer": [("torch.optim.AdamW(trained", "torch.optim.SGD(trained")],
         "always fires": instead("return not all(p.requires_grad and id(p) in held for p in lora)", "return True"),
         "never fires": instead("return not all(p.requires_grad and id(p) in held for p in lora)", "return False"),
         "counts what is trainable": instead(
@@ -52,6 +92,7 @@ WRONG = {
         + "\ndef find_stuck(model, optimizer):\n    return False\n\n\ndef mend_resume(base, folder):\n    return base, None\n",
     },
     "bug_clinic.m02_checkpointing": {
+        "all that is zero": [('name.endswith("lora_B") and ', "")],
         "all of them": [(" and not tensor.any()", "")],
         "none": instead(
             'return [name for name, tensor in factors.items() if name.endswith("lora_B") and not tensor.any()]',
@@ -76,6 +117,7 @@ WRONG = {
         ],
     },
     "bug_clinic.m03_targets": {
+        "any module at all": [(" if isinstance(module, (nn.Linear, Conv1D))", "")],
         "all": instead(
             'return [name for name in names if not any(f".{path}".endswith(f".{name}") for path in paths)]',
             "return names",
@@ -164,6 +206,8 @@ WRONG = {
         "hard-coded for the thread": [("return scale * (r**0.5 if use_rslora else r)", "return 256")],
     },
     "bug_clinic.m07_learning_rate": {
+        "a hump on the way is too high": VERDICT.replace("RULE", "if max(losses) > 1.5 * losses[0]:\n        return 'too high'"),
+        "a tenth of one, not of the beginning": VERDICT.replace("RULE", "pass").replace("0.9 * losses[0]", "losses[0] - 0.1"),
         "always fine": [("    first, last", '    return "fine"\n    first, last')],
         "never too low": [('"too low" if last > 0.9 * first else "fine"', '"fine"')],
         "NaN is fine": [("if not last <= first:", "if last > first:")],
@@ -210,6 +254,7 @@ WRONG = {
         "everything but the trained": [("        if p.requires_grad:", "        if not p.requires_grad:")],
     },
     "bug_clinic.m09_lost_head": {
+        "in training mode": [("model.eval()(", "model.train()("), ("again.eval()(", "again.train()(")],
         "always lost": [("    with tempfile", "    return 1.0\n    with tempfile")],
         "never lost": [("    with tempfile", "    return 0.0\n    with tempfile")],
         "the same model twice": [("again.eval()(**batch)", "model.eval()(**batch)")],
@@ -356,6 +401,7 @@ WRONG = {
         "nothing": [("(W * scale, b) if feedforward else (W * scale[:, None], b * scale)", "(W, b)")],
     },
     "bug_clinic.m14_forgetting": {
+        "the old logits in training mode": "def find_forgotten(model, batch):\n    model.eval()\n    with torch.no_grad():\n        on = model(**batch).loss\n        with model.disable_adapter():\n            return (on - model(**batch).loss).item()\n\n\ndef mend_old_logits(model, batch):\n    model.train()\n    with torch.no_grad(), model.disable_adapter():\n        return model(**batch).logits\n",
         "the loss after": [("return (after - before).item()", "return after.item()")],
         "the loss before": [("return (after - before).item()", "return before.item()")],
         "the sign": [("(after - before)", "(before - after)")],
@@ -380,6 +426,7 @@ WRONG = {
         "frozen afterwards": [("        return model(**batch).logits", "        logits = model(**batch).logits\n    model.requires_grad_(False)\n    return logits")],
     },
     "bug_clinic.m15_labels": {
+        "a fault only where all is wrong": FAULTS.replace("RULE(part)", "part and all(part)"),
         "no faults": [("    n = sum(mask)", "    return set()\n    n = sum(mask)")],
         "all faults": [("{name for name, there in faults.items() if there}", "set(faults)")],
         "the end by its token": [('"end masked": labels[n - 1] == -100', '"end masked": 1 not in labels')],
@@ -470,6 +517,7 @@ def mend_alpha(scale, r, use_rslora):
         "by another x": [("torch.ones(1, layer.base.in_features)", "torch.randn(5, layer.base.in_features)")],
     },
     "bug_clinic.m07_learning_rate": {
+        "step by step": VERDICT.replace("RULE", "pass"),
         "means of five": """
 def find_verdict(losses):
     first, last = losses[0], sum(losses[-5:]) / 5
@@ -562,6 +610,7 @@ def mend_prompt(embeds, mask, labels, prompt):
         ],
     },
     "bug_clinic.m15_labels": {
+        "part by part": FAULTS.replace("RULE", "any"),
         "by counting": [
             ("any(label != -100 for label in labels[n:])", "labels[n:].count(-100) < len(labels) - n"),
             ("any(label != -100 for label in labels[:n_prompt])", "labels[:n_prompt] != [-100] * n_prompt"),

@@ -71,6 +71,7 @@ def ask_runs(given: Runs, told: Told, find: Callable[..., bool], resume: Callabl
             given.saved.save_pretrained(folder)
             model, optimizer = resume(small_model(given.seed + 6), folder)
             batch = small_batch(given.seed)
+            told["optimizer"] = type(optimizer).__name__, sorted({group["lr"] for group in optimizer.param_groups})
             told["logits"] = model.eval()(**batch).logits
             before = {n: p.detach().clone() for n, p in lora_parameters(model).items()}
             model.train()(**batch).loss.backward()
@@ -90,6 +91,9 @@ def goes_on(given: Runs, told: Told) -> str:
         expected: Tensor = given.saved(**small_batch(given.seed)).logits
     if not close(told.tensor("logits"), expected):
         return "before its first step the model does not compute what the saved adapter does: is it the saved one?"
+    name, rates = told["optimizer"]
+    if name != "AdamW" or rates != [1e-3]:
+        return f"the optimizer is {name} with a rate of {', '.join(map(str, rates))}, which was not asked for."
     if not told["moved"] or not all(told["moved"]):
         return f"after one step {sum(told['moved'])} of {len(told['moved'])} LoRA matrices have moved."
     return ""

@@ -56,6 +56,7 @@ def draw_run(g: torch.Generator) -> Checkpointed:
         B = (torch.zeros(6, 2), B * 1e-7, torch.cat([B[:3], -B[:3]]), B.index_fill(0, torch.tensor(0), 0.0), B)[kind]
         factors[f"layers.{i}.q_proj.lora_A"] = torch.randn(2, 8, generator=g)
         factors[f"layers.{i}.q_proj.lora_B"] = B
+        factors[f"layers.{i}.q_proj.bias"] = torch.zeros(6)  # no adapter's
         dead += [f"layers.{i}.q_proj.lora_B"] * (kind == 0)
     return Checkpointed(factors, dead, int(torch.randint(1000, (), generator=g)), torch.randn(4, 8, generator=g))
 

@@ -32,7 +32,10 @@ def asked(seed: int) -> Iterator[tuple[PreTrainedModel, list[str]]]:
     names, g = NAMES.split(), torch.Generator().manual_seed(seed)
     for kind in KINDS:
         yield small_model(seed, kind), [names[i] for i in torch.randperm(len(names), generator=g)[:9].tolist()]
-    yield small_model(seed), ["q_proj", "model.layers.1.self_attn.v_proj", "layers.7.self_attn.v_proj", "down_proj"]
+    yield (
+        small_model(seed),
+        ["q_proj", "model.layers.1.self_attn.v_proj", "layers.7.self_attn.v_proj", "down_proj", "mlp"],
+    )
 
 
 def ask_targets(seed: int, told: Told, find: Callable[..., list[str]], targets_for: Callable[[str], list[str]]) -> None:

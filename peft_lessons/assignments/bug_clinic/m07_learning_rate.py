@@ -57,8 +57,13 @@ class Rates:
         """The i-th curve; one of those that are too high ends as NaN."""
         low, high = VERDICTS[self.verdicts[i]]
         losses = loss_curve(low + (high - low) * (i / len(self.verdicts)), self.seed + i)
-        blown = self.verdicts[i] == "too high" and i % 2 == self.verdicts.index("too high") % 2
-        return losses[:20] + [nan] * 40 if blown else losses
+        mine = [j for j, verdict in enumerate(self.verdicts) if verdict == self.verdicts[i]]
+        if self.verdicts[i] == "too high" and i == mine[0]:
+            return losses[:20] + [nan] * 40
+        if self.verdicts[i] == "fine" and i == mine[0]:
+            losses[5] = 4 * losses[0]  # one bad batch on the way says nothing
+        size = 0.05 if i == mine[1] else 20.0 if i == mine[2] else 1.0  # of the loss, which depends on the task
+        return [size * loss for loss in losses]
 
 
 def draw_rates(seed: int) -> Rates:

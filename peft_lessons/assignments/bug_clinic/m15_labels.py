@@ -49,13 +49,15 @@ class Row:
         n_prompt, n = len(self.prompt), sum(self.mask)
         labels = [IGNORED] * n_prompt + self.ids[n_prompt:n] + [IGNORED] * (self.length - n)
         if "prompt trained" in self.faults:
-            labels[:n_prompt] = self.prompt
+            first = 0 if self.pad == EOS else n_prompt - 1  # all of it, or one token
+            labels[first:n_prompt] = self.prompt[first:]
         if "answer masked" in self.faults:
             labels[n_prompt] = IGNORED
         if "end masked" in self.faults:
             labels[n - 1] = IGNORED
         if "padding trained" in self.faults:
-            labels[n:] = self.ids[n:]
+            last = self.length if self.pad == EOS else n + 1
+            labels[n:last] = self.ids[n:last]
         return labels
 
 
