@@ -44,7 +44,12 @@ def execute(path: Path) -> float:
     notebook = nbformat.read(path, as_version=4)
     start = time.perf_counter()
     client = NotebookClient(
-        notebook, timeout=600, kernel_name="python3", record_timing=False, resources={"metadata": {"path": path.parent}}
+        notebook,
+        timeout=600,
+        kernel_name="python3",
+        record_timing=False,
+        coalesce_streams=True,  # in how many pieces text came is chance
+        resources={"metadata": {"path": path.parent}},
     )
     client.execute()
     nbformat.write(clean(notebook), path)
