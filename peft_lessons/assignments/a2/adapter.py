@@ -97,7 +97,7 @@ def can_learn(given: Drawn, told: Told) -> str:
 def output(given: Drawn, told: Told) -> str:
     parts, y = [t.detach() for t in given.double()], told.tensor("y")
     h = given.h.double()
-    if close(y, given.output(*parts, h)):
+    if close(y, given.output(*[*parts, h])):
         if not torch.equal(told.tensor("h"), h):
             return "h itself was changed in place; somebody else may need it."
         return "" if close(told.tensor("y of one"), y[0, 0]) else "right for a batch, and not for one vector."
