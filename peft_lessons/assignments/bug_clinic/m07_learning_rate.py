@@ -62,7 +62,7 @@ class Rates:
             return losses[:20] + [nan] * 40
         if self.verdicts[i] == "fine" and i == mine[0]:
             losses[5] = 4 * losses[0]  # one bad batch on the way says nothing
-        size = 0.05 if i == mine[1] else 20.0 if i == mine[2] else 1.0  # of the loss, which depends on the task
+        size = 0.01 if i == mine[1] else 20.0 if i == mine[2] else 1.0  # of the loss, which depends on the task
         return [size * loss for loss in losses]
 
 
