@@ -8,6 +8,7 @@ import torch
 from every_method import METHODS
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 from peft_lessons import attach, fit, load_adapter, load_base, merge, save_adapter
 from peft_lessons.methods import AdapterFusion, LoRA
@@ -86,6 +87,19 @@ def test_save_and_load_round_trip(base, method, tmp_path):
     assert torch.equal(models.logits(other), models.logits(model))
     assert getattr(other, "choices", None) == getattr(model, "choices", None)
     assert type(attachment(other).method) is type(method)
+
+
+@pytest.mark.parametrize("auto", [AutoModel, AutoModelForSequenceClassification, AutoModelForMaskedLM])
+def test_peft_reads_an_adapter_of_a_model_that_makes_no_text(auto, tmp_path):
+    def base():
+        torch.manual_seed(0)
+        return auto.from_config(models.bert().config).eval()
+
+    model, ids = tuned(base, LoRA(r=3, alpha=5, target_modules=["query", "value"])), torch.arange(3, 12).view(1, -1)
+    save_adapter(model, tmp_path)
+    theirs = PeftModel.from_pretrained(base(), tmp_path).eval()
+    with torch.no_grad():
+        assert (theirs(input_ids=ids)[0] - model.eval()(input_ids=ids)[0]).abs().max() < 1e-5
 
 
 def test_a_merged_adapter_is_saved_as_what_it_is(tmp_path):

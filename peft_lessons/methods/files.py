@@ -47,7 +47,7 @@ def save_adapter(model: nn.Module, folder: str | Path) -> Path:
     classifies, base = hasattr(model, "set_head"), cast(Any, model).config
     config = {
         "peft_type": method.peft_type,
-        "task_type": "SEQ_CLS" if classifies else "SEQ_2_SEQ_LM" if base.is_encoder_decoder else "CAUSAL_LM",
+        "task_type": "SEQ_CLS" if classifies else _task_type(model),
         "base_model_name_or_path": getattr(base, "_name_or_path", None),
         "inference_mode": True,
         **method.config(),
@@ -68,6 +68,13 @@ def save_adapter(model: nn.Module, folder: str | Path) -> Path:
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     save_file(tensors, folder / WEIGHTS, metadata=metadata)
     return folder
+
+
+def _task_type(model: Any) -> str:
+    """What peft calls the model: one that makes no text is, to it, a source of features whatever its head."""
+    if not model.can_generate():
+        return "FEATURE_EXTRACTION"
+    return "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
 
 
 def load_adapter(model: nn.Module, folder: str | Path, *, choices: Sequence[str] | None = None) -> nn.Module:

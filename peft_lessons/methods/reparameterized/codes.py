@@ -6,8 +6,8 @@
     FP4       sign, two bits of exponent, one of mantissa: 15 different numbers, two of the 16 codes being 0
 
 Weights of a trained layer are spread much like normal numbers, so levels at normal quantiles are used more evenly than
-levels at equal distances. The outermost quantile is that of 0.9677 and not of 1, which would be infinite. One level is exactly
-0, so that padding and pruned weights stay 0. `dynamic_map` is the 8-bit code for the blocks' scales.
+levels at equal distances. The outermost quantile is that of 0.9677 and not of 1, which would be infinite. One level is
+exactly 0, so that padding and pruned weights stay 0. `dynamic_map` is the 8-bit code for the blocks' scales.
 
 Source: Dettmers et al. 2023, "QLoRA: Efficient Finetuning of Quantized LLMs", section 3 and appendix E for NF4's 16
 numbers; bitsandbytes 0.50, `get_4bit_type` for the order of FP4's and `create_dynamic_map`; Dettmers 2015, "8-Bit
