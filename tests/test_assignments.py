@@ -137,6 +137,18 @@ def test_a_number_may_be_any_librarys(doubling: Callable, number: object) -> Non
     assert check(doubling().name, lambda x: number) == 2
 
 
+class Agreeable(int):
+    """A number that says it equals any other."""
+
+    __eq__ = __ne__ = lambda self, other: True
+    __hash__ = int.__hash__
+
+
+def test_a_type_of_the_learners_own_judges_nothing(doubling: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PEFT_LESSONS_TELL", raising=False)
+    assert check(doubling().name, lambda x: Agreeable(1)) == 0 == grade("test.double", lambda x: Agreeable(1))
+
+
 def test_grade_takes_numbers_that_check_does_not(doubling: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     doubling()
     monkeypatch.delenv("PEFT_LESSONS_TELL", raising=False)
@@ -221,6 +233,8 @@ def test_progress_keeps_the_best(
     monkeypatch.setenv("PEFT_LESSONS_HOME", str(tmp_path))
     progress()
     assert "Nothing tried yet" in capsys.readouterr().out
+    check("a3.count", None)  # untouched is not tried
+    assert not list(tmp_path.rglob("*.json"))
     record("a3.count", 2, 3)
     record("a3.count", 1, 3)
     record_guess("a3.largest_rank", None)

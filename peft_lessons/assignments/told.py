@@ -7,6 +7,7 @@ Source: the reason is the warning on top of Python's own documentation of `pickl
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -79,6 +80,12 @@ class Told:
         (folder / TENSORS).write_bytes(save(self.tensors))
         others = {"attempted": self.attempted, "error": self.error, "others": self.others}
         (folder / OTHERS).write_text(json.dumps(others), encoding="utf-8")
+
+    def apart(self) -> "Told":
+        """The same as another process would read it, with nothing in it of a learner's own types."""
+        with TemporaryDirectory() as folder:
+            self.save(Path(folder))
+            return Told.load(Path(folder))
 
     @classmethod
     def load(cls, folder: Path) -> "Told":
