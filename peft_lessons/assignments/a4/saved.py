@@ -38,7 +38,8 @@ class Computations:
         third.requires_grad_(False)
         half, wide = LoRALinear(_halves(third), self.rank, 8.0), nn.ModuleList([first, second])
         scaled, square = nn.Linear(x.shape[1], 5), nn.Linear(len(x), len(x))
-        scaled.register_buffer("scale", torch.rand(x.shape[1]))
+        scale = torch.rand(x.shape[1])
+        scaled.register_buffer("scale", scale)
         left, right = nn.Linear(4, 5), nn.Linear(x.shape[1] - 4, 5)
         return {
             "a trained layer": (lambda: first(x), first),
@@ -49,7 +50,7 @@ class Computations:
             "two layers, a part each": (lambda: left(x[:, :4]) + right(x[:, 4:]), nn.ModuleList([left, right])),
             "LoRA in float32 on bfloat16": (lambda: half(x.bfloat16()), half),
             "the square of what a layer gives": (lambda: first(x).square(), first),
-            "a layer that scales by a buffer": (lambda: scaled(x * scaled.scale), scaled),
+            "a layer that scales by a buffer": (lambda: scaled(x * scale), scaled),
             "an input of W's shape": (lambda: square(x @ x.T), square),
         }
 

@@ -99,7 +99,7 @@ def _first(good: Callable[[Case], bool], rng: random.Random) -> Case:
 
 def _case(rng: random.Random) -> Case:
     names = rng.sample(sorted(MERGEABLE), 7)
-    options = [
+    options: list[Option] = [
         {
             "name": name,
             "accuracy": rng.randrange(7200, 8600) / 1e4,
@@ -114,7 +114,7 @@ def _case(rng: random.Random) -> Case:
     options.append(zero)
     rng.shuffle(options)
     tenants, merged = rng.choice((1, 5, 40, 300)), rng.random() < 0.4
-    needs = {
+    needs: dict[str, Any] = {
         "memory": rng.randrange(100, 1300) * 10**6,
         "disk": round(BASE * rng.choice((0.5, 1.2, 3, 10, 60, 400))),
         "tenants": tenants,
