@@ -14,11 +14,14 @@ from peft import PeftModel, PrefixTuningConfig, get_peft_model, initialize_kv_pr
 from prompted import BASES, DECODERS, ROWS, at_tokens, batch, random_weights
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn import functional as F
 from transformers import (
     AutoModelForCausalLM,
     GPTBigCodeConfig,
     LlamaConfig,
     MistralConfig,
+    MptConfig,
+    MptForCausalLM,
     Phi3Config,
     Qwen2Config,
     T5GemmaConfig,
@@ -366,3 +369,16 @@ def test_layers_with_keys_of_different_sizes_are_said():
     model.model.layers[1].self_attn.k_proj = nn.Linear(16, 4)
     with pytest.raises(ValueError, match="Not all layers of this model have keys of one size"):
         attach(model, PrefixTuning(3))
+
+
+def test_where_padding_would_move_the_text_away_the_side_is_asked_for():
+    torch.manual_seed(0)
+    model = MptForCausalLM(MptConfig(d_model=32, n_heads=4, n_layers=2, vocab_size=100, max_seq_len=64))
+    attach(model, PrefixTuning(n_tokens=5)).eval()
+    ids, mask = torch.randint(3, 99, (1, 7)), torch.ones(1, 7, dtype=torch.int64)
+    with torch.no_grad():
+        alone = model(input_ids=ids, attention_mask=mask).logits
+        right = model(input_ids=F.pad(ids, (0, 4)), attention_mask=F.pad(mask, (0, 4))).logits[:, :7]
+        assert (right - alone).abs().max() < 1e-5
+        with pytest.raises(ValueError, match="pad on the right with a prefix"):
+            model(input_ids=F.pad(ids, (4, 0)), attention_mask=F.pad(mask, (4, 0)))

@@ -83,6 +83,14 @@ class PrefixedBody(ExtendedModule):
         if self.training and any(getattr(m, "gradient_checkpointing", False) for m in self.base.modules()):
             raise ValueError("A prefix lies in the cache, which gradient checkpointing takes away: use one of the two.")
         check_growing(given)
+        mask = given.get("attention_mask")
+        if (
+            self.base.config.model_type == "mpt"
+            and mask is not None
+            and not mask.is_meta
+            and not bool(mask[:, 0].all())
+        ):
+            raise ValueError("MPT counts padding as places between prefix and text: pad on the right with a prefix.")
         cache = given.get("past_key_values")
         if not n_cached(given):
             given["past_key_values"] = self.fill(cache, len(x), x)
