@@ -124,10 +124,11 @@ def test_rank_in_jupyterlab(server: tuple[str, Path], page: Any) -> None:
     move_every_control(page)
     control(page, "matrix").select_option("512 × 64, random")
     sees(page, "instead of 32,768")
-    taken = redraw_latency(page, "rank")
+    taken = redraw_latency(page, "rank", "Rank {:,} keeps")
     print(f"slider to redraw: median {statistics.median(taken):.0f} ms, worst {max(taken):.0f}, of {len(taken)} moves")
     screenshot(page, "rank-controls")
 
+    expect(control(page, "rank, typed")).to_have_value("16")  # it follows the slider, and would replace what is typed
     types(page, "rank, typed", "7", mouse=False)  # a restart, and all of it stands as it was left
     sees(page, "Rank 7 keeps")
     page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.restartKernel()")

@@ -284,7 +284,7 @@ def test_memory_in_jupyterlab(server: tuple[str, Path], page: Any, home: Path) -
     write_two(lessons / "two.ipynb", home)
     assert not errors(run_all(page, url, "two.ipynb"))
     move_every_control(page)
-    taken = redraw_latency(page, "length")
+    taken = redraw_latency(page, "length", "at length {:,} ")
     print(f"slider to redraw: median {statistics.median(taken):.0f} ms, worst {max(taken):.0f}, of {len(taken)} moves")
     screenshot(page, "memory-controls")
 

@@ -161,8 +161,9 @@ def bench_explorers(repeats: int = 200) -> None:
     rank += "explorer = explore_rank({'random': torch.randn(384, 384)})\n"
     rank += "explorer.choose(source='your matrices')\nexplorer"
     memory = "from peft_lessons.explorers.memory import explore_memory\nexplore_memory()"
-    for what, code, label in (("rank", rank, "rank"), ("memory", memory, "length")):
-        latency = redraw_in_lab(code, label, moves=30)
+    pages = (("rank", rank, "rank", "Rank {:,} keeps"), ("memory", memory, "length", "at length {:,} "))
+    for what, code, label, says in pages:
+        latency = redraw_in_lab(code, label, says, moves=30)
         median = statistics.median(latency)
         verdict = f"goal {REDRAW} ms {'reached' if median <= REDRAW else 'missed'}"
         print(f"{what} explorer, redraw in Lab   {median:5.0f} ms median, {max(latency):.0f} ms worst of 30, {verdict}")

@@ -234,12 +234,13 @@ def types(page: Any, label: str, text: str, *, mouse: bool) -> None:
     page.keyboard.press("Enter")
 
 
-def redraw_latency(page: Any, label: str, moves: int = 15, explorer: int = 0) -> list[float]:
+def redraw_latency(page: Any, label: str, says: str, moves: int = 15, explorer: int = 0) -> list[float]:
     """Milliseconds from an arrow key on a slider to the frame that shows the last change of the answer.
 
     Args:
         page: with an explorer on it.
         label: the slider's.
+        says: what the answer says of its value, such as "Rank {:,} keeps": an older answer does not end a move.
         moves: how many times the key is pressed.
         explorer: which of the page's.
 
@@ -248,28 +249,31 @@ def redraw_latency(page: Any, label: str, moves: int = 15, explorer: int = 0) ->
     """
     box = shown(page, explorer)
     box.evaluate(STOPWATCH)
-    control(page, label, explorer).focus()
+    slider = control(page, label, explorer)
+    slider.focus()
     taken = []
     for _ in range(moves):
         page.keyboard.press("ArrowRight")
+        sees(page, says.format(int(float(slider.get_attribute("aria-valuenow")))), explorer=explorer)
         page.wait_for_function("() => watch.shown && performance.now() - watch.shown > 150", timeout=20_000)
         taken.append(page.evaluate("() => watch.shown - watch.pressed"))
     return taken
 
 
-def redraw_in_lab(code: str, label: str, moves: int = 15) -> list[float]:
+def redraw_in_lab(code: str, label: str, says: str, moves: int = 15) -> list[float]:
     """`redraw_latency` in JupyterLab, on a notebook of one cell that shows an explorer: for the bench.
 
     Args:
         code: the cell, whose last expression is the explorer.
         label: of the slider that is moved.
+        says: what the answer says of its value.
         moves: how many times.
     """
     with lab() as (url, lessons), browser_page() as page:
         write_notebook(lessons / "bench.ipynb", code)
         run_all(page, url, "bench.ipynb")
         page.locator(".peft-explorer").first.wait_for()
-        return redraw_latency(page, label, moves)
+        return redraw_latency(page, label, says, moves)
 
 
 def screenshot(page: Any, name: str) -> None:
