@@ -3,6 +3,7 @@
 import models
 import torch
 from transformers import (
+    AutoModelForCausalLM,
     BertConfig,
     BertForSequenceClassification,
     MptConfig,
@@ -53,6 +54,17 @@ def lively(model):
             if parameter.dim() == 2:
                 parameter.normal_(std=0.3)
     return model
+
+
+def of(config_class, **sizes):
+    """A random decoder of another family."""
+
+    def base():
+        torch.manual_seed(1)
+        model = lively(AutoModelForCausalLM.from_config(config_class(**sizes, **models.SIZE)))
+        return models._as_base(model, "left")
+
+    return base
 
 
 def llama():

@@ -1,6 +1,7 @@
 """Trainable, changed and rank, against the formulas and the papers' own counts."""
 
 import re
+from dataclasses import replace
 
 import models
 import pytest
@@ -52,6 +53,7 @@ def test_the_printed_line_and_table():
     count = count_parameters(attach(models.bert(), LoRA(r=3, target_modules=["query"])))
     assert str(count).startswith("trainable 192 of ") and str(count).endswith("changed 512; rank at most 3")
     assert "bert.encoder.layer.1.attention.self.query" in count.table()
+    assert "(0.0002%)" in str(replace(count, n_total=100_000_000)), "no share that is printed as nothing"
 
 
 def test_minilm_rank_8_on_query_and_value():

@@ -11,12 +11,13 @@ import prompted
 import pytest
 import torch
 from peft import PeftModel, PrefixTuningConfig, get_peft_model, initialize_kv_prefix_from_text
-from prompted import BASES, DECODERS, ROWS, at_tokens, batch, random_weights
+from prompted import BASES, DECODERS, ROWS, at_tokens, batch, of, random_weights
 from safetensors.torch import load_file
-from torch import nn
 from torch.nn import functional as F
 from transformers import (
-    AutoModelForCausalLM,
+    DeepseekV3Config,
+    FalconConfig,
+    Gemma3nTextConfig,
     GPTBigCodeConfig,
     LlamaConfig,
     MistralConfig,
@@ -43,24 +44,17 @@ def difference(a, b):
     return (a - b).abs().max().item()
 
 
-def of(config_class, **sizes):
-    """A random decoder of another family."""
-
-    def base():
-        torch.manual_seed(1)
-        model = prompted.lively(AutoModelForCausalLM.from_config(config_class(**sizes, **models.SIZE)))
-        return models._as_base(model, "left")
-
-    return base
-
-
 COMMON = {"hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 40}
+FALCON = {"hidden_size": 16, "num_hidden_layers": 2}
 SHARED = {
     "Llama, heads wider than d": of(LlamaConfig, num_attention_heads=4, num_key_value_heads=2, head_dim=6, **COMMON),
     "one head of keys": of(LlamaConfig, num_attention_heads=4, num_key_value_heads=1, **COMMON),
     "Qwen2": of(Qwen2Config, num_attention_heads=4, num_key_value_heads=2, **COMMON),
     "Mistral": of(MistralConfig, num_attention_heads=4, num_key_value_heads=2, **COMMON),
     "Phi-3, output first": of(Phi3Config, num_attention_heads=4, num_key_value_heads=2, **COMMON),
+    "Falcon, keys repeated in the cache": of(
+        FalconConfig, num_attention_heads=4, num_kv_heads=2, new_decoder_architecture=True, **FALCON
+    ),
     "GPTBigCode": of(GPTBigCodeConfig, n_embd=16, n_layer=2, n_head=4, n_positions=64),
 }
 
@@ -351,24 +345,18 @@ def test_checkpointing_takes_the_cache_away_and_is_refused():
     model(**batch())
 
 
-def test_keys_that_are_not_found_are_said():
-    class Attention(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.down, self.up, self.out = nn.Linear(4, 2), nn.Linear(2, 8), nn.Linear(4, 4)
-
-    model = prompted.llama()
-    for layer in model.model.layers:
-        layer.self_attn = Attention()
-    with pytest.raises(ValueError, match=r"model.layers.0 has no layer whose output is known to be keys"):
-        attach(model, PrefixTuning(3))
+def test_layers_without_keys_of_their_own_are_said():
+    sizes = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4, "num_kv_shared_layers": 1}
+    shares = of(Gemma3nTextConfig, **{**COMMON, **sizes}, hidden_size_per_layer_input=8, vocab_size_per_layer_input=300)
+    with pytest.raises(ValueError, match="Of the 2 layers of this model 1 have keys and values of their own"):
+        attach(shares(), PrefixTuning(3))
 
 
-def test_layers_with_keys_of_different_sizes_are_said():
-    model = prompted.llama()
-    model.model.layers[1].self_attn.k_proj = nn.Linear(16, 4)
-    with pytest.raises(ValueError, match="Not all layers of this model have keys of one size"):
-        attach(model, PrefixTuning(3))
+def test_keys_and_values_of_different_sizes_are_said():
+    sizes = {"qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 6, "q_lora_rank": 8, "kv_lora_rank": 8}
+    latent = of(DeepseekV3Config, num_attention_heads=4, first_k_dense_replace=2, **COMMON, **sizes)
+    with pytest.raises(ValueError, match="Not all keys and values of this model are of one size"):
+        attach(latent(), PrefixTuning(3))
 
 
 def test_where_padding_would_move_the_text_away_the_side_is_asked_for():
@@ -380,5 +368,20 @@ def test_where_padding_would_move_the_text_away_the_side_is_asked_for():
         alone = model(input_ids=ids, attention_mask=mask).logits
         right = model(input_ids=F.pad(ids, (0, 4)), attention_mask=F.pad(mask, (0, 4))).logits[:, :7]
         assert (right - alone).abs().max() < 1e-5
-        with pytest.raises(ValueError, match="pad on the right with a prefix"):
+        with pytest.raises(ValueError, match="counts places: pad on the right, or give one text at a time"):
             model(input_ids=F.pad(ids, (4, 0)), attention_mask=F.pad(mask, (4, 0)))
+
+
+def test_padding_that_would_push_a_prefix_out_of_the_window_is_refused():
+    def padded(sliding_window):
+        window = of(
+            MistralConfig, num_attention_heads=4, num_key_value_heads=2, sliding_window=sliding_window, **COMMON
+        )
+        model = random_weights(attach(window(), PrefixTuning(4)))
+        alone = torch.cat([at_tokens(model, [row]) for row in ROWS])
+        assert difference(at_tokens(model, side="right"), alone) < 1e-5
+        return difference(at_tokens(model, side="left"), alone)
+
+    assert padded(9) < 1e-5  # 4 in front, and 5 with the padding
+    with pytest.raises(ValueError, match="looks 8 places back: pad on the right, or give one text at a time"):
+        padded(8)

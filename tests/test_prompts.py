@@ -12,14 +12,17 @@ import prompted
 import pytest
 import torch
 from peft import PeftModel, PromptEncoderConfig, PromptTuningConfig, get_peft_model
-from prompted import BASES, DECODERS, ROWS, at_tokens, batch, random_weights
+from prompted import BASES, DECODERS, ROWS, at_tokens, batch, of, random_weights
 from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
+    Gemma3TextConfig,
+    GPTNeoConfig,
     LlamaConfig,
     LlamaModel,
+    MistralConfig,
     MixtralConfig,
     MixtralForCausalLM,
     OPTConfig,
@@ -139,9 +142,29 @@ def test_left_padding_right_padding_and_none_give_the_same_answer(base, method):
     assert difference(at_tokens(model, side="right"), alone) < 1e-5
 
 
-@pytest.mark.parametrize("base", [prompted.t5, prompted.mpt], ids=["t5", "mpt"])
+WINDOW = {"hidden_size": 16, "intermediate_size": 40, "num_attention_heads": 4, "num_key_value_heads": 2}
+WINDOW |= {"num_hidden_layers": 2, "sliding_window": 6}
+PLACES = {
+    "t5": prompted.t5,
+    "mpt": prompted.mpt,
+    "a window": of(MistralConfig, **WINDOW),
+    "a window in some layers": of(
+        Gemma3TextConfig, head_dim=4, layer_types=["full_attention", "sliding_attention"], **WINDOW
+    ),
+    "a window, learned positions": of(
+        GPTNeoConfig,
+        hidden_size=16,
+        num_layers=2,
+        num_heads=2,
+        window_size=6,
+        attention_types=[[["global", "local"], 1]],
+    ),
+}
+
+
+@pytest.mark.parametrize("base", PLACES.values(), ids=PLACES.keys())
 @pytest.mark.parametrize("method", [PromptTuning(4), PTuning(4)], ids=lambda m: type(m).__name__)
-def test_where_a_body_counts_places_the_prompt_stands_behind_the_padding(base, method):
+def test_where_places_count_the_prompt_stands_behind_the_padding(base, method):
     model = random_weights(attach(base(), method))
     seq2seq = model.config.is_encoder_decoder
 

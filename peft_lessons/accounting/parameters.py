@@ -58,8 +58,9 @@ class ParameterCount:
 
     def __str__(self) -> str:
         head = f", and {self.head:,} in the head" if self.head else ""
+        share = f"{self.share:.3%}" if not 0 < self.share < 1e-5 else f"{100 * self.share:.1g}%"
         return (
-            f"trainable {self.trainable:,} of {self.n_total:,} ({self.share:.3%}){head}; "
+            f"trainable {self.trainable:,} of {self.n_total:,} ({share}){head}; "
             f"changed {self.changed:,}; rank at most {self.rank}"
         )
 

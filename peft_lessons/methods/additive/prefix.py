@@ -37,14 +37,12 @@ from peft_lessons.methods.additive.soft_prompt import (
     check_room,
     lengthened,
     n_cached,
-    takes,
+    window,
 )  # fmt: skip
 from peft_lessons.methods.additive.words import token_ids
-from peft_lessons.methods.additive.wrapped import ExtendedModule
-from peft_lessons.methods.targets import Block, sizes
+from peft_lessons.methods.additive.wrapped import ExtendedModule, arguments
 
 INITS = ("random", "zero", "text")
-KEYS = {"k", "key", "k_proj", "k_lin", "key_proj"}
 
 
 class MLPPrefix(nn.Module):
@@ -83,14 +81,7 @@ class PrefixedBody(ExtendedModule):
         if self.training and any(getattr(m, "gradient_checkpointing", False) for m in self.base.modules()):
             raise ValueError("A prefix lies in the cache, which gradient checkpointing takes away: use one of the two.")
         check_growing(given)
-        mask = given.get("attention_mask")
-        if (
-            self.base.config.model_type == "mpt"
-            and mask is not None
-            and not mask.is_meta
-            and not bool(mask[:, 0].all())
-        ):
-            raise ValueError("MPT counts padding as places between prefix and text: pad on the right with a prefix.")
+        self.check_padding(given.get("attention_mask"))
         cache = given.get("past_key_values")
         if not n_cached(given):
             given["past_key_values"] = self.fill(cache, len(x), x)
@@ -98,6 +89,22 @@ class PrefixedBody(ExtendedModule):
         if cache is None and not self.wants_cache(given):
             out["past_key_values"] = None
         return out
+
+    def check_padding(self, mask: Tensor | None) -> None:
+        """Refuse padding between prefix and text where it would change the answer.
+
+        Raises:
+            ValueError: the body counts places, or looks less far back than the padded batch is long.
+        """
+        if mask is None or mask.is_meta or bool(mask[:, 0].all()):
+            return
+        seen, config = window(self.base), self.base.config
+        if config.model_type == "mpt" or (seen is not None and self.n_tokens + mask.shape[1] > seen):
+            why = "counts places" if config.model_type == "mpt" else f"looks {seen} places back"
+            raise ValueError(
+                f"Padding on the left stands between prefix and text, and attention here {why}: pad on the right, or "
+                f"give one text at a time."
+            )
 
     def wants_cache(self, given: dict[str, Any]) -> bool:
         """Whether the caller asked for the cache back."""
@@ -133,7 +140,7 @@ class PrefixTuning(SoftPrompt):
 
     Raises:
         ValueError: n_tokens below 1, an unknown init, a negative width, a text with an MLP; when attached, a text that
-            is too short, a prefix as long as the context, or keys that are not found.
+            is too short, a prefix as long as the context, or layers without keys and values of one size.
 
     Source: see the module.
     """
@@ -162,9 +169,9 @@ class PrefixTuning(SoftPrompt):
         path, found = body_of(model, decoder=True)
         base: Any = model.get_submodule(path)
         check_room(base, self.n_tokens)
-        if not takes(base, "past_key_values"):
+        if "past_key_values" not in arguments(base):
             raise ValueError(f"{type(base).__name__} takes no cache of keys and values, so it can have no prefix.")
-        heads, device = key_value_heads(model, found, base.config), base.get_input_embeddings().weight.device
+        heads, device = key_value_heads(model, base, len(found)), base.get_input_embeddings().weight.device
         width = 2 * len(found) * heads[0] * heads[1]
         if self.hidden:
             d = heads[0] * heads[1]
@@ -219,29 +226,38 @@ def peft_places(n_layers: int) -> list[int]:
     return [2 * i % n_layers for i in range(n_layers)]
 
 
-def key_value_heads(model: Any, found: list[Block], config: Any) -> tuple[int, int]:
-    """How many heads keys have, and their width: what one layer's cache is made of; `config` is the body's.
+@torch.no_grad()
+def cache_of(model: Any, base: Any, ids: list[int]) -> list[tuple[Tensor, Tensor]]:
+    """The keys and values that these tokens leave behind in each layer, (1, n_kv, length, d_head) each."""
+    cache = DynamicCache()  # without the configuration: whole, also where attention sees a window only
+    table = base.get_input_embeddings().weight
+    given: dict[str, Any] = {"input_ids": torch.tensor([ids], device=table.device), "past_key_values": cache}
+    if model.config.is_encoder_decoder:  # behind an encoder that says nothing
+        width = model.get_encoder().get_input_embeddings().weight.shape[1]
+        given["encoder_hidden_states"] = table.new_zeros(1, 1, width)
+        given["past_key_values"] = EncoderDecoderCache(cache, DynamicCache())
+    base(**given)
+    return [(layer.keys, layer.values) for layer in cache.layers]
+
+
+def key_value_heads(model: Any, base: Any, n_layers: int) -> tuple[int, int]:
+    """How many heads keys have, and their width, in the cache that one token leaves behind.
 
     Raises:
-        ValueError: a layer's keys cannot be told from its queries, or not all layers' are of one size.
+        ValueError: not every layer leaves keys and values there, or they are not all of one size.
     """
-    sizes_found = set()
-    for block in found:
-        layers = {path: sizes(model.get_submodule(path)) for path in block.attention}
-        d_q = layers[block.attention_out][1]
-        d_head = getattr(config, "head_dim", None) or d_q // config.num_attention_heads
-        keys = [d_out for path, (d_out, _) in layers.items() if path.rpartition(".")[2] in KEYS]
-        if not keys and len(layers) == 2:  # one layer makes queries, keys and values
-            keys = [(layers[block.attention[0]][0] - d_q) // 2]
-        if not keys or keys[0] % d_head:
-            raise ValueError(f"{block.path} has no layer whose output is known to be keys, so it can have no prefix.")
-        sizes_found.add((keys[0] // d_head, d_head))
-    if len(sizes_found) > 1:
-        raise ValueError("Not all layers of this model have keys of one size, so no one prefix fits them.")
-    return sizes_found.pop()
+    left = [pair for pair in cache_of(model, base, [0]) if None not in pair]
+    if len(left) != n_layers:
+        raise ValueError(
+            f"Of the {n_layers} layers of this model {len(left)} have keys and values of their own in the cache, so it "
+            f"can have no prefix."
+        )
+    found = {(t.shape[1], t.shape[3]) for pair in left for t in pair}
+    if len(found) > 1:
+        raise ValueError("Not all keys and values of this model are of one size, so no one prefix fits them.")
+    return found.pop()
 
 
-@torch.no_grad()
 def from_text(model: Any, base: Any, text: str, n_tokens: int) -> Tensor:
     """The keys and values of a text's first n_tokens tokens, as a prefix, (n_tokens, 2 L d_kv).
 
@@ -255,9 +271,5 @@ def from_text(model: Any, base: Any, text: str, n_tokens: int) -> Tensor:
         raise ValueError(
             f"init_text has {len(ids)} tokens, and the prefix {n_tokens}: make it longer, or the prefix shorter."
         )
-    given = torch.tensor([ids[:n_tokens]], device=base.get_input_embeddings().weight.device)
-    cache = DynamicCache()  # without the configuration: whole, also where attention sees a window only
-    seq2seq = model.config.is_encoder_decoder
-    base(input_ids=given, past_key_values=EncoderDecoderCache(cache, DynamicCache()) if seq2seq else cache)
-    parts = [t[0] for layer in cache.layers for t in (layer.keys, layer.values)]  # (n_kv, p, d_head) each
+    parts = [t[0] for pair in cache_of(model, base, ids[:n_tokens]) for t in pair]  # (n_kv, p, d_head) each
     return torch.stack(parts).permute(2, 0, 1, 3).reshape(n_tokens, -1).float()

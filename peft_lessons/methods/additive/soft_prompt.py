@@ -5,15 +5,14 @@ learned vectors in front of the embedded text, lengthens the mask by p ones, mov
 cuts the first p positions off what comes out. What is around the body never sees them: there are as many logits as the
 text has tokens, mean pooling takes the text alone, and generation puts the prompt in once, with the first tokens.
 
-Positions are counted from the mask, so padding on the left, on the right and none give the same answer. A body that is
-told no positions counts places: there the prompt goes between the padding and the text. (Where attention sees a window
-only, padding behind the prompt takes a part of it.) In an encoder-decoder the prompt stands in front of what the
-encoder reads, and the decoder attends to it as to the text.
+Positions are counted from the mask, so padding on the left, on the right and none give the same answer. Where places
+count all the same, because a body is told no positions or its attention looks a number of places back, the prompt goes
+between the padding and the text. In an encoder-decoder the prompt stands in front of what the encoder reads, and the
+decoder attends to it as to the text.
 
 Source: Lester, Al-Rfou and Constant 2021, "The Power of Scale for Parameter-Efficient Prompt Tuning", section 2.
 """
 
-import inspect
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from peft_lessons.methods.additive.wrapped import ExtendedModule, WrappedModule
+from peft_lessons.methods.additive.wrapped import ExtendedModule, WrappedModule, arguments
 from peft_lessons.methods.core import Method
 from peft_lessons.methods.targets import Block, stacks
 
@@ -69,7 +68,7 @@ class PromptedBody(ExtendedModule):
 
 
 class CountingBody(WrappedModule):
-    """A body that is told no positions and counts places: padding between prompt and text goes in front of both.
+    """A body in which places count: padding between prompt and text goes in front of both.
 
     What comes out is in the order of what came in.
     """
@@ -89,8 +88,9 @@ class CountingBody(WrappedModule):
         if x.shape[1] < mask.shape[1]:  # prompt and padding lie in the cache
             return self.base(**given)
         given["inputs_embeds"] = _in_order(x, order)
-        if "token_type_ids" in given:
-            given["token_type_ids"] = given["token_type_ids"].gather(1, order)
+        for name in ("position_ids", "token_type_ids"):
+            if given.get(name) is not None:
+                given[name] = given[name].expand_as(order).gather(1, order)
         out, back = self.base(**given), order.argsort(1)
         out["last_hidden_state"] = _in_order(out.last_hidden_state, back)
         if out.get("hidden_states") is not None:
@@ -151,7 +151,7 @@ def lengthened(base: Any, given: dict[str, Any], p: int, x: Tensor, inside: bool
             own = torch.arange(first, first + p, device=x.device).expand(len(positions), -1)
             positions = torch.cat([own, positions], dim=1)
         found["position_ids"] = positions
-    elif mask is not None and takes(base, "position_ids"):
+    elif mask is not None and "position_ids" in arguments(base):
         found["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, -x.shape[1] :] + first
     if types is not None and inside:
         found["token_type_ids"] = F.pad(types, (p, 0))
@@ -182,9 +182,25 @@ def n_cached(given: dict[str, Any]) -> int:
     return 0 if cache is None else int(cache.get_seq_length())
 
 
-def takes(base: nn.Module, name: str) -> bool:
-    """Whether a module's forward has an argument of this name."""
-    return name in inspect.signature(base.forward).parameters
+def window(base: Any) -> int | None:
+    """How many places the most short-sighted attention layer looks back; None where all of them see everything."""
+    config = base.config
+    kinds = getattr(config, "layer_types", None) or getattr(config, "attention_layers", None)  # the latter in GPT-Neo
+    if kinds and not any(kind.startswith(("sliding", "chunked", "local")) for kind in kinds):
+        return None
+    names = ("sliding_window", "attention_chunk_size", "local_attention", "window_size")
+    found = [size for size in (getattr(config, name, None) for name in names) if isinstance(size, int) and size > 0]
+    return min(found, default=None)
+
+
+def counts_places(base: Any) -> bool:
+    """Whether padding between prompt and text changes what a body makes of positions that are counted from the mask."""
+    relative = ("relative_attention", "relative_attention_num_buckets")  # DeBERTa; MPNet
+    return (
+        "position_ids" not in arguments(base)
+        or window(base) is not None
+        or any(getattr(base.config, name, None) for name in relative)
+    )
 
 
 def first_position(base: nn.Module) -> int:
@@ -260,7 +276,7 @@ class SoftPrompt(Method):
         table, decoder = base.get_input_embeddings(), body_of(model, decoder=True)[0]
         check_room(base, self.n_tokens)
         prompt, width = self.prompt_module(model, table), table.weight.shape[1]
-        inner = base if takes(base, "position_ids") else CountingBody(base, self.n_tokens)
+        inner = CountingBody(base, self.n_tokens) if counts_places(base) else base
         body = PromptedBody(inner, prompt, self.n_tokens, width, seen_outside=decoder != path)
         return {path: body} | ({} if decoder == path else {decoder: SeesPrompt(model.get_submodule(decoder))})
 

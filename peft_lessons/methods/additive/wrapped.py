@@ -1,6 +1,7 @@
 """A frozen module of a transformer in whose place another stands: the ground of ladders and soft prompts."""
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -17,10 +18,7 @@ class WrappedModule(nn.Module):
 
     def given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """What the module is given, by name."""
-        inner = self.base
-        while isinstance(inner, WrappedModule):
-            inner = inner.base
-        return dict(zip(inspect.signature(inner.forward).parameters, args, strict=False)) | kwargs
+        return dict(zip(arguments(self), args, strict=False)) | kwargs
 
     def get_decoder(self) -> Any:
         """The base's decoder; where that is the base itself, the wrapper in its place."""
@@ -32,6 +30,13 @@ class WrappedModule(nn.Module):
             return super().__getattr__(name)
         except AttributeError:  # models ask their parts for a type, a device and the like
             return getattr(super().__getattr__("base"), name)
+
+
+def arguments(module: Any) -> Mapping[str, inspect.Parameter]:
+    """The arguments of a module's forward; of a wrapped one, of the module inside."""
+    while isinstance(module, WrappedModule):
+        module = module.base
+    return inspect.signature(module.forward).parameters
 
 
 class ExtendedModule(WrappedModule):
