@@ -4,10 +4,12 @@ Source: the plain PyTorch loop; answering by the most probable choice is Brown e
 nearest class is the zero-shot use of sentence encoders in Reimers and Gurevych 2019.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import TypeAlias
 
 import torch
@@ -79,9 +81,9 @@ def fit(
 
     Raises:
         RuntimeError: nothing is attached, or the adapter is merged.
-        ValueError: steps or batch_size below 1, a head made for other answers, a task that the model or the loss
-            cannot do, dropout outside [0, 1) or in a model without dropout layers, a negative weight_decay or l2_sp,
-            or l2_sp where no weight of the base is trained.
+        ValueError: steps or batch_size below 1, an lr that is no number or below 0, a loss that is a class, a head made
+            for other answers, a task that the model or the loss cannot do, dropout outside [0, 1) or in a model without
+            dropout layers, a negative weight_decay or l2_sp, or l2_sp where no weight of the base is trained.
 
     Source: AdamW, Loshchilov and Hutter 2019; linear decay as in Devlin et al. 2018; L2-SP, Li et al. 2018, equation 2.
     """
@@ -99,6 +101,10 @@ def fit(
     if dropout and not any(isinstance(module, nn.Dropout) for module in model.modules()):
         raise ValueError("This model has no dropout layer, so dropout would do nothing: leave it out.")
     lr = type(state.method).lr if lr is None else lr
+    if not isinstance(lr, Real) or not 0 <= lr < math.inf:
+        raise ValueError(f"lr is {lr!r}; a learning rate is a finite number, at least 0.")
+    if isinstance(loss, type):
+        raise ValueError(f"loss is the class {loss.__name__}; make one: loss={loss.__name__}().")
     if not is_decoder(model):
         _prepare_head(model, task, seed)
     groups: dict[float, list[nn.Parameter]] = {}

@@ -8,7 +8,7 @@ import torch
 from every_method import METHODS, SOFT_PROMPTS
 from torch import nn
 
-from peft_lessons import attach, count_parameters, detach, fit, merge, unmerge
+from peft_lessons import attach, count_parameters, detach, fit, merge, quantize, unmerge
 from peft_lessons.methods import FullFineTuning, Head, LoRA
 from peft_lessons.methods.core import attachment, trained_parameters
 from peft_lessons.methods.targets import find_targets
@@ -150,6 +150,12 @@ BAD_TARGETS = {
     "nothing": ([], "target_modules is empty"),
     "a norm": (["LayerNorm"], 'No linear layer of this model is called "LayerNorm"'),
     "a broken pattern": ("layer.[", "neither a name nor a regular expression"),
+    "no name": (
+        5,
+        "target_modules is 5; it is a name, a pattern, or a list of them; here attention.self.query",
+    ),
+    "none": (None, "target_modules is None; it is a name"),
+    "no names": ([1], "target_modules is [1]; it is a name"),
 }
 
 
@@ -228,6 +234,9 @@ def test_merging_twice_and_unmerging_what_is_not_merged():
 def test_attach_takes_methods_and_adapters_only():
     with pytest.raises(TypeError, match="not dict"):
         attach(models.llama(), {"r": 8})
+    for verb in (lambda model: attach(model, LoRA()), quantize, detach, merge):
+        with pytest.raises(TypeError, match=r"not tuple: model, tokenizer = load_base\(...\)"):
+            verb((models.llama(), None))
 
 
 def test_an_adapter_for_another_shape_is_refused_and_the_model_untouched():

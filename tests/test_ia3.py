@@ -310,4 +310,6 @@ def test_a_model_that_makes_keys_and_values_in_one_layer_is_refused_by_name():
         attach(model, IA3(target_modules=["nope"]))
     with pytest.raises(ValueError, match='No linear layer of this model is called "up"'):
         attach(models.llama(), IA3(feedforward_modules="up"))
+    with pytest.raises(ValueError, match="feedforward_modules is None; it is"):
+        IA3(feedforward_modules=None)
     assert len(keys_and_values(models.llama())) == 4

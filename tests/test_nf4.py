@@ -385,6 +385,12 @@ def test_the_gradient_beside_it_is_that_of_the_rounded_base():
         assert torch.allclose(parameter.grad, plain.get_parameter(name).grad, atol=1e-6) and parameter.grad.any()
 
 
+def test_a_bias_gets_its_gradient_from_a_single_vector_too():
+    layer = QuantizedLinear(nn.Linear(64, 3))
+    layer(torch.randn(64)).sum().backward()
+    assert torch.equal(layer.bias.grad, torch.ones(3))
+
+
 def test_biases_get_the_gradient_that_they_would_have():
     torch.manual_seed(1)
     plain = nn.Linear(40, 24)

@@ -6,6 +6,7 @@ Oracles: the embeddings of a real text as a prompt are that text prepended; peft
 
 import copy
 import json
+import re
 
 import models
 import prompted
@@ -489,6 +490,13 @@ def test_beginnings():
         (lambda: PromptTuning(init="text"), 'init_text is empty; init="text" needs words to begin from.'),
         (lambda: PromptTuning(init="labels", init_text=" "), 'init="labels" needs words'),
         (lambda: PromptTuning(init="labels", init_text=" ,\t,"), 'init="labels" needs words'),
+        (
+            lambda: PromptTuning(init="labels", init_text=("good", "bad")),
+            "init_text is ('good', 'bad'); it is a string",
+        ),
+        (lambda: PromptTuning(init_text="good"), 'init="vocabulary" does not read it; it is for "text" or "labels"'),
+        (lambda: PrefixTuning(init_text="good"), 'init="random" does not read it; it is for "text"'),
+        (lambda: PrefixTuning(init="text", init_text=5), "init_text is 5; it is a string"),
         (lambda: learn_decoder([torch.ones(2, 3)], 3), "at least two prompts of one shape"),
         (lambda: learn_decoder(2 * [torch.ones(2, 3)], 0), "d is 0, hidden 64 and steps 500; each is at least 1."),
         (lambda: learn_decoder(2 * [torch.ones(2, 3)], 2, steps=0), "d is 2, hidden 64 and steps 0"),
@@ -501,7 +509,7 @@ def test_beginnings():
     ],
 )
 def test_bad_hyperparameters(make, message):
-    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+    with pytest.raises(ValueError, match=re.escape(message)):
         make()
 
 
@@ -511,9 +519,14 @@ REFUSED = {
     "no token in the text": (PromptTuning(4, "labels", "good,\t"), None),
     "a text too short": (PrefixTuning(9, init="text", init_text="good"), "init_text has 2 tokens, and the prefix 9"),
     "a decoder of another length": (
-        IntrinsicPrompt(2, 4, decoder=dict(zip(NAMES, [torch.ones(3, 2), None, None, torch.ones(5)], strict=True))),
-        "The decoder makes 5 numbers from 2; this prompt has 4 x 16 numbers and d=2.",
+        IntrinsicPrompt(2, 4, decoder=dict(zip(NAMES, map(torch.ones, ((3, 2), 3, (60, 3), 60)), strict=True))),
+        r"The decoder's W_2 is \(60, 3\); for a prompt of 4 x 16 numbers and d=2 it is \(64, 3\).",
     ),
+    "a decoder of another d": (
+        IntrinsicPrompt(2, 4, decoder=dict(zip(NAMES, map(torch.ones, ((3, 5), 3, (64, 3), 64)), strict=True))),
+        r"The decoder's W_1 is \(3, 5\); for a prompt of 4 x 16 numbers and d=2 it is \(3, 2\).",
+    ),
+    "an empty decoder": (IntrinsicPrompt(2, 4, decoder={}), "The decoder lacks W_1"),
     "half a decoder": (IntrinsicPrompt(2, 4, decoder={"W_1": torch.ones(3, 2)}), "The decoder lacks b_1; it has W_1, "),
 }
 
@@ -528,6 +541,18 @@ def test_what_does_not_fit_is_said_and_changes_nothing(method, message):
     with pytest.raises(ValueError, match=message) as caught:
         attach(model, method)
     assert "\n" not in str(caught.value)
+    assert models.same_bits(model, before)
+
+
+@pytest.mark.parametrize("method", [PromptTuning(4), PTuning(4), PrefixTuning(4)], ids=lambda m: type(m).__name__)
+def test_a_file_with_more_rows_than_it_says_is_refused(method, tmp_path):
+    save_adapter(attach(prompted.gpt2(), method), tmp_path)
+    config = json.loads((tmp_path / CONFIG).read_text())
+    (tmp_path / CONFIG).write_text(json.dumps(config | {"num_virtual_tokens": 2}))
+    model = prompted.gpt2()
+    before = models.bits(model)
+    with pytest.raises(ValueError, match=r"does not fit this model: transformer.prompt.weight is \(4, .* needs \(2, "):
+        load_adapter(model, tmp_path)
     assert models.same_bits(model, before)
 
 

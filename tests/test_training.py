@@ -6,6 +6,7 @@ import torch
 from datasets import Dataset
 
 from peft_lessons import attach, detach, evaluate, fit, load_base, majority, merge, predict, zero_shot
+from peft_lessons.losses import TFewLoss
 from peft_lessons.methods import FullFineTuning, Head, LoRA
 from peft_lessons.methods.core import trained_parameters
 from peft_lessons.prompting import answer_logits, few_shot_prompt, score_choices
@@ -72,6 +73,18 @@ def test_default_learning_rate_is_the_methods_own():
 def test_bad_numbers(arguments):
     with pytest.raises(ValueError, match="both must be at least 1"):
         fit(attach(models.bert(), LoRA()), models.task(), **{"steps": 2} | arguments)
+
+
+@pytest.mark.parametrize("lr", [-1, float("nan"), float("inf"), "0.1"])
+def test_a_learning_rate_that_is_none(lr):
+    model = attach(models.bert(), LoRA())
+    with pytest.raises(ValueError, match=f"lr is {lr!r}; a learning rate is a finite number, at least 0."):
+        fit(model, models.task(), steps=1, lr=lr)
+
+
+def test_a_loss_is_made_before_it_is_given():
+    with pytest.raises(ValueError, match=r"loss is the class TFewLoss; make one: loss=TFewLoss\(\)"):
+        fit(attach(models.llama(), LoRA()), models.task(), steps=1, loss=TFewLoss)
 
 
 def test_what_cannot_be_trained_or_evaluated_says_why():

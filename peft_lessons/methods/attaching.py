@@ -44,7 +44,7 @@ def attach(model: nn.Module, method: Method | Adapter, *, name: str = "default",
     Raises:
         RuntimeError: an adapter of that name is attached already.
         ValueError: a target is not there, or an adapter's tensors do not fit; the model is left as it was.
-        TypeError: `method` is neither a method nor an adapter.
+        TypeError: `model` is no model, or `method` neither a method nor an adapter.
     """
     rack = rack_of(model)
     if rack and name in rack.attachments:

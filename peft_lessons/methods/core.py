@@ -223,7 +223,13 @@ class Rack:
 
 
 def rack_of(model: nn.Module) -> Rack | None:
-    """All adapters attached to a model; None where there is none."""
+    """All adapters attached to a model; None where there is none.
+
+    Raises:
+        TypeError: it is no model, such as the pair that `load_base` returns.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"A model is needed here, not {type(model).__name__}: model, tokenizer = load_base(...).")
     return vars(model).get("_adapters")
 
 

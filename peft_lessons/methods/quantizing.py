@@ -51,6 +51,10 @@ def quantize(
 
     Source: see the module.
     """
+    if attached(model):
+        raise RuntimeError(
+            "An adapter is attached: quantize the plain base first and attach then; detach(model) gives the adapter."
+        )
     code_table(kind)
     if backend not in (None, "torch", "bitsandbytes"):
         raise ValueError(f'backend is {backend!r}; it can be "torch", "bitsandbytes" or None.')
@@ -58,10 +62,6 @@ def quantize(
         raise ValueError(f'bitsandbytes has no code {kind!r}, only {" and ".join(THEIRS)}: backend="torch" has it.')
     if any(is_quantized(layer) for layer in linear_layers(model).values()):
         raise RuntimeError("This model is in four bits already, and rounding again would start from rounded weights.")
-    if attached(model):
-        raise RuntimeError(
-            "An adapter is attached: quantize the plain base first and attach then; detach(model) gives the adapter."
-        )
     chosen = dict(_to_round(model))
     if not chosen:
         raise ValueError("This model has no frozen linear layer to quantize: model.requires_grad_(False) freezes it.")

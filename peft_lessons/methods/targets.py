@@ -8,7 +8,7 @@ Source: the meaning of `target_modules` is Hugging Face peft's; the seams are th
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeGuard
 
@@ -96,7 +96,7 @@ def find_targets(model: nn.Module, targets: Targets) -> dict[str, Linear]:
             a pattern is a regular expression for the whole path.
 
     Raises:
-        ValueError: something named is not there; the message lists what is.
+        ValueError: something named is not there, or is no name; the message lists what is.
 
     Source: the meaning of Hugging Face peft's `target_modules`, with "attention" added.
     """
@@ -115,7 +115,11 @@ def find_targets(model: nn.Module, targets: Targets) -> dict[str, Linear]:
                 f'This model has no attention module; name linear layers instead: {_names(inner)}, or "all-linear".'
             )
         return found
-    wanted = [targets] if isinstance(targets, str) else list(targets)
+    wanted = [targets] if isinstance(targets, str) else list(targets) if isinstance(targets, Collection) else None
+    if wanted is None or not all(isinstance(target, str) for target in wanted):
+        raise ValueError(
+            f"target_modules is {targets!r}; it is a name, a pattern, or a list of them; here {_names(inner)}."
+        )
     if not wanted:
         raise ValueError(f'target_modules is empty; name linear layers: {_names(inner)}, "attention" or "all-linear".')
     matches = {target: [name for name in layers if fits(target, name)] for target in wanted}

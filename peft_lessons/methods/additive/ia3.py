@@ -61,7 +61,8 @@ class IA3(Method):
         feedforward_modules: whose input is rescaled: "ffn", the last layer of each FFN, or names and patterns.
 
     Raises:
-        ValueError: a target is not there, or keys and values have no layers of their own (when attached).
+        ValueError: feedforward_modules is None; when attached, a target is not there, or keys and values have no layers
+            of their own.
 
     Source: see the module.
     """
@@ -72,6 +73,10 @@ class IA3(Method):
 
     target_modules: Targets = "keys-values"
     feedforward_modules: Targets = "ffn"
+
+    def __post_init__(self) -> None:
+        if self.feedforward_modules is None:
+            raise ValueError('feedforward_modules is None; it is "ffn", names or patterns, or () for no such vector.')
 
     def replacements(self, model: nn.Module) -> Mapping[str, nn.Module]:
         outputs = keys_and_values(model) if self.target_modules == "keys-values" else self.target_modules

@@ -82,15 +82,16 @@ class IntrinsicPrompt(SoftPrompt):
 
     def prompt_module(self, model: Any, table: Any) -> nn.Module:
         width, device = table.weight.shape[1], table.weight.device
-        decoder = self.decoder or self.random_decoder(table)
+        decoder = self.random_decoder(table) if self.decoder is None else self.decoder
         if missing := [name for name in NAMES if name not in decoder]:
             raise ValueError(f"The decoder lacks {missing[0]}; it has {', '.join(NAMES)}, as learn_decoder gives them.")
-        found = (decoder["W_1"].shape[1], len(decoder["b_2"]))
-        if found != (self.d, self.n_tokens * width):
-            raise ValueError(
-                f"The decoder makes {found[1]} numbers from {found[0]}; this prompt has {self.n_tokens} x {width} "
-                f"numbers and d={self.d}."
-            )
+        size, hidden = self.n_tokens * width, decoder["W_1"].shape[0]
+        for name, shape in zip(NAMES, ((hidden, self.d), (hidden,), (size, hidden), (size,)), strict=True):
+            if decoder[name].shape != shape:
+                raise ValueError(
+                    f"The decoder's {name} is {tuple(decoder[name].shape)}; for a prompt of {self.n_tokens} x {width} "
+                    f"numbers and d={self.d} it is {shape}."
+                )
         return DecodedPrompt(self.n_tokens, self.d, decoder, device)
 
     def random_decoder(self, table: Any) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ order of the numbers, K then V layer by layer, is that of Hugging Face peft's `P
 text (`initialize_kv_prefix_from_text`).
 """
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -39,7 +40,7 @@ from peft_lessons.methods.additive.soft_prompt import (
     n_cached,
     window,
 )  # fmt: skip
-from peft_lessons.methods.additive.words import token_ids
+from peft_lessons.methods.additive.words import check_text, token_ids
 from peft_lessons.methods.additive.wrapped import ExtendedModule, arguments
 
 INITS = ("random", "zero", "text")
@@ -139,8 +140,9 @@ class PrefixTuning(SoftPrompt):
         init_text: the text; it must have at least n_tokens tokens, of which the first are taken.
 
     Raises:
-        ValueError: n_tokens below 1, an unknown init, a negative width, a text with an MLP; when attached, a text that
-            is too short, a prefix as long as the context, or layers without keys and values of one size.
+        ValueError: n_tokens below 1, an unknown init, a negative width, a text with an MLP or that init does not read;
+            when attached, a text that is too short, a prefix as long as the context, or layers without keys and values
+            of one size.
 
     Source: see the module.
     """
@@ -160,8 +162,7 @@ class PrefixTuning(SoftPrompt):
             raise ValueError(f"hidden is {self.hidden!r}; it is the MLP's width, or 0 for no MLP.")
         if self.init not in INITS:
             raise ValueError(f"init is {self.init!r}; it can be {', '.join(INITS)}.")
-        if self.init == "text" and not str(self.init_text or "").strip():
-            raise ValueError('init_text is empty; init="text" needs words to begin from.')
+        check_text(self.init, self.init_text, ("text",))
         if self.init == "text" and self.hidden:
             raise ValueError("A prefix from a text is its own numbers: no MLP could begin there; take hidden=0.")
 
@@ -199,13 +200,18 @@ class PrefixTuning(SoftPrompt):
             held = torch.zeros_like(pairs)
             held[:, places] = pairs
             if not torch.equal(held[:, places], pairs):
+                warnings.warn(
+                    "This prefix has a pair of its own for each layer of the decoder, which peft's file cannot hold: "
+                    "load_adapter reads this one, peft does not.",
+                    stacklevel=3,
+                )
                 return found | {f"{path}.prompt.weight": found.pop(IN_FILES)}
             found[IN_FILES] = held.flatten(1)
         return found
 
     def from_file(self, tensors: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:
         path, found = body_of(model, decoder=True)
-        if IN_FILES in tensors and model.config.is_encoder_decoder:
+        if IN_FILES in tensors and model.config.is_encoder_decoder and not tensors[IN_FILES].shape[-1] % len(found):
             pairs = tensors[IN_FILES].unflatten(-1, (len(found), -1))
             tensors = {**tensors, IN_FILES: pairs[:, peft_places(len(found))].flatten(1)}
         return super().from_file(tensors, model)

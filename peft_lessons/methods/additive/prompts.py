@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peft_lessons.methods.additive.soft_prompt import Numbers, PromptedBody, SoftPrompt, check_length
-from peft_lessons.methods.additive.words import drawn_ids, embedded, token_ids
+from peft_lessons.methods.additive.words import check_text, drawn_ids, embedded, token_ids
 from peft_lessons.methods.core import require_attachment
 
 INITS = ("vocabulary", "uniform", "text", "labels")
@@ -36,8 +36,8 @@ class PromptTuning(SoftPrompt):
         init_text: the text; for labels, the labels with commas between them.
 
     Raises:
-        ValueError: n_tokens below 1, an unknown init, or no text where init needs one; when attached, a prompt as long
-            as the context, or a model without a tokenizer to read the text.
+        ValueError: n_tokens below 1, an unknown init, no text where init needs one, or one that it does not read; when
+            attached, a prompt as long as the context, or a model without a tokenizer to read the text.
 
     Source: see the module.
     """
@@ -53,9 +53,7 @@ class PromptTuning(SoftPrompt):
         check_length(self.n_tokens)
         if self.init not in INITS:
             raise ValueError(f"init is {self.init!r}; it can be {', '.join(INITS)}.")
-        text = str(self.init_text or "")
-        if self.init in ("text", "labels") and not (text.replace(",", " ") if self.init == "labels" else text).strip():
-            raise ValueError(f'init_text is empty; init="{self.init}" needs words to begin from.')
+        check_text(self.init, self.init_text, ("text", "labels"))
 
     def prompt_module(self, model: Any, table: nn.Module) -> Numbers:
         return Numbers(start(model, table, self.n_tokens, self.init, str(self.init_text)))

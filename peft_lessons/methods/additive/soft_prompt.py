@@ -291,12 +291,14 @@ class SoftPrompt(Method):
         own = tuple(f"{path}." for path in added)
         return {n: t for n, t in tensors.items() if not n.startswith(own)} | {IN_FILES: prompt()}
 
-    def from_file(self, tensors: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    def from_file(self, tensors: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:
         """The adapter's tensors; of a file for an encoder-decoder the rows beyond n_tokens are used by nobody."""
-        return {
-            f"{self.place(model)}.prompt.weight" if n == IN_FILES else n: t[: self.n_tokens] if n == IN_FILES else t
-            for n, t in tensors.items()
-        }
+        found = dict(tensors)
+        if IN_FILES in found:
+            prompt = found.pop(IN_FILES)
+            used = prompt[: self.n_tokens] if model.config.is_encoder_decoder else prompt
+            found[f"{self.place(model)}.prompt.weight"] = used
+        return found
 
     def file_fields(self, added: Mapping[str, nn.Module]) -> dict[str, object]:
         (body,) = (module for module in added.values() if isinstance(module, PromptedBody))

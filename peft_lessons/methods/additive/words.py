@@ -9,6 +9,26 @@ import torch
 from torch import Tensor
 
 
+def check_text(init: str, text: object, reading: tuple[str, ...]) -> None:
+    """Refuse a text that is none, is missing, or would be read by nobody.
+
+    Args:
+        init: how the numbers begin.
+        text: the `init_text` given.
+        reading: the ways to begin that read it.
+
+    Raises:
+        ValueError: it is.
+    """
+    if text is not None and not isinstance(text, str):
+        raise ValueError(f"init_text is {text!r}; it is a string, in which labels have commas between them.")
+    if init not in reading and text is not None:
+        takes = " or ".join(f'"{name}"' for name in reading)
+        raise ValueError(f'init_text is given, but init="{init}" does not read it; it is for {takes}.')
+    if init in reading and not (text or "").replace("," if init == "labels" else "", "").strip():
+        raise ValueError(f'init_text is empty; init="{init}" needs words to begin from.')
+
+
 def token_ids(model: Any, text: str) -> list[int]:
     """A text's token ids, without the tokens that a tokenizer puts around a sentence.
 

@@ -93,7 +93,7 @@ class FourBitProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         of_x, of_bias, _ = ctx.needs_input_grad
-        bias = grad.flatten(0, -2).sum(0).to(ctx.layer.bias.dtype) if of_bias else None
+        bias = grad.reshape(-1, grad.shape[-1]).sum(0).to(ctx.layer.bias.dtype) if of_bias else None
         return grad @ ctx.layer.dequantize(grad.dtype) if of_x else None, bias, None
 
 
