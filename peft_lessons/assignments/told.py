@@ -114,6 +114,8 @@ class Told:
 def _plain(value: object, name: str) -> Value:
     if isinstance(value, Tensor | np.generic) and value.ndim == 0:
         value = value.item()  # one number, of torch's or NumPy's
+    if isinstance(value, Tensor | np.ndarray) and value.ndim == 1:
+        value = value.tolist()  # numbers in a row, as people who compute with arrays keep them
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple | range):

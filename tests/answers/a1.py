@@ -38,6 +38,7 @@ WRONG = {
     "a1.prompt": {
         "in small letters": [("text=text", "text=text.lower()")],
         "texts trimmed": [("text=text", "text=text.strip()")],
+        "trimmed as a whole": [('return "\\n".join(lines)', 'return "\\n".join(lines).strip()')],
         "through a dictionary, which holds each text once": [
             ("in demonstrations]", "in dict(demonstrations).items()]")
         ],
@@ -95,6 +96,7 @@ def build_prompt(demonstrations, query, template, header):
         "probabilities": [("    return scores\n", "    return scores.exp()\n")],
         "a loss": [("scores[i, j] +=", "scores[i, j] -=")],
         "no newline": [('f" {choice}\\n"', 'f" {choice}"')],
+        "no space": [('f" {choice}\\n"', 'f"{choice}\\n"')],
         "no beginning-of-sequence token": [("[tokenizer.bos_token_id, *tokens(prompt)]", "tokens(prompt)")],
         "two beginnings": [("[tokenizer.bos_token_id, *", "[tokenizer.bos_token_id, tokenizer.bos_token_id, *")],
         "the prompt scored too": [

@@ -205,6 +205,7 @@ class Adapter(nn.Module):
             )
         ],
         "a LookupError": [("raise ValueError", "raise LookupError")],
+        "with gradients on": [("with torch.no_grad():", "if True:")],
         "no copy": [("p.detach().clone()", "p.detach()")],
         "the parameters themselves": [("p.detach().clone()", "p")],
         "the whole model": [(TAKE, TAKE.replace(' if ".adapter." in name', ""))],

@@ -81,6 +81,18 @@ WRONG = {
             ("d_kv + d_ff) +", "d_kv + 2 * d_ff) +"),
             ("d_kv + d_ff)\n", "d_kv + 2 * d_ff)\n"),
         ],
+        "as many cross-attentions as the shorter stack has blocks": [
+            (
+                "decoder_blocks * (2 * attentions * d_kv + d_ff)",
+                "decoder_blocks * (2 * d_kv + d_ff) + 2 * d_kv * min(encoder_blocks, decoder_blocks)",
+            )
+        ],
+        "as many cross-attentions as the encoder has blocks": [
+            (
+                "decoder_blocks * (2 * attentions * d_kv + d_ff)",
+                "decoder_blocks * (2 * d_kv + d_ff) + 2 * d_kv * encoder_blocks",
+            )
+        ],
         "the decoder forgotten": [(" + decoder_blocks * (2 * attentions * d_kv + d_ff)", "")],
         "matrices": [("(2 * d_kv + d_ff) +", "(2 * d_kv**2 + d_ff) +"), ("attentions * d_kv", "attentions * d_kv**2")],
         "T0-3B's number": [
@@ -100,6 +112,9 @@ WRONG = {
         ],
         "ranks by the sum": [
             ("torch.stack([p.mean() for p in log_p]).argmax()", "torch.stack([p.sum() for p in log_p]).argmax()")
+        ],
+        "ranks by the mean probability": [
+            ("torch.stack([p.mean() for p in log_p]).argmax()", "torch.stack([p.exp().mean() for p in log_p]).argmax()")
         ],
         "worst for best": [(".argmax()", ".argmin()")],
         "unlikelihood on the right choice": [("if i != right", "if i == right")],
@@ -209,6 +224,7 @@ def prepend(prompt, embedded, mask):
             ("return prompt, losses", "return start, losses"),
         ],
         "uphill": [("loss.backward()", "(-loss).backward()")],
+        "starts at zero": [("table[torch.randint(len(table), (p,))].clone()", "torch.zeros(p, table.shape[1])")],
         "huge random start": [
             ("table[torch.randint(len(table), (p,))].clone()", "torch.randn(p, table.shape[1]) * 1000")
         ],
@@ -226,6 +242,7 @@ def prepend(prompt, embedded, mask):
         "the share in the training set": [
             ("return test.count(most) / len(test)", "return train.count(most) / len(train)")
         ],
+        "the majority of both sets": [("key=train.count", "key=(train + test).count")],
         "the rarest answer": [
             (
                 "most = max(set(train), key=train.count)\n    return",
@@ -307,6 +324,11 @@ RIGHT = {
         "Adam": [("torch.optim.AdamW([prompt], lr=0.1, weight_decay=0)", "torch.optim.Adam([prompt], lr=0.1)")],
         "a small random start": [
             ("table[torch.randint(len(table), (p,))].clone()", "torch.randn(p, table.shape[1]) * table.std()")
+        ],
+        "a parameter with a batch": [
+            ("(p,))].clone()", "(1, p))].clone()"),
+            ("prompted_loss(model, prompt, batch)", "prompted_loss(model, prompt[0], batch)"),
+            ("return prompt, losses", "return prompt[0], losses"),
         ],
         "gradients clipped": [
             ("        optimizer.step()", "        nn.utils.clip_grad_norm_([prompt], 1.0)\n        optimizer.step()")

@@ -63,6 +63,8 @@ WRONG = {
         "one side's seeds": [("min(len(a), len(b))", "len(a)")],
         "a point of accuracy": [("if abs(difference) <= 2 * error:", "if abs(difference) < 0.01:")],
         "three standard errors": [("<= 2 * error", "<= 3 * error")],
+        "1.96 standard errors": [("<= 2 * error", "<= 1.96 * error")],
+        "2.04 standard errors": [("<= 2 * error", "<= 2.04 * error")],
         "the population's spread": [
             ("stdev(a)", "__import__('statistics').pstdev(a)"),
             ("stdev(b)", "__import__('statistics').pstdev(b)"),
@@ -325,6 +327,11 @@ def choose(options, needs):
         "seeds as a range": [("[0, 1, 2]", "range(3)")],
         "tuned on other seeds": [("for seed in (0, 1)]", "for seed in (4, 6, 9)]")],
         "other seeds": [("[0, 1, 2]", "[7, 8, 9, 10]")],
+        "large seeds": [("[0, 1, 2]", "[123, 1234, 2**31 - 1]")],
+        "arrays in the record": [
+            ("[0, 1, 2]", "__import__('numpy').arange(3)"),
+            ('"test": test', '"test": __import__("torch").tensor(test, dtype=__import__("torch").double)'),
+        ],
         "more in the record": [
             ('        "method": method,\n', '        "method": method,\n        "validation": scores,\n')
         ],

@@ -115,6 +115,8 @@ WRONG = {
             ("    for block in blocks:", "    for block in blocks:\n        block.requires_grad_(True)"),
             ("use_reentrant=False", "use_reentrant=True"),
         ],
+        "zero within a tolerance": [("not tensor.any()", "torch.allclose(tensor, torch.zeros_like(tensor))")],
+        "a spread of zero": [("not tensor.any()", "tensor.std() == 0")],
     },
     "bug_clinic.m03_targets": {
         "any module at all": [(" if isinstance(module, (nn.Linear, Conv1D))", "")],
@@ -170,6 +172,14 @@ WRONG = {
         ],
         "one row less each time": [("start : start + size]", "start : start + size - 1]")],
         "weighted by tokens": [('(part["labels"][:, 1:] != -100).sum()', 'part["attention_mask"].sum()')],
+        "one backward pass at the end": [
+            ("    for start", "    loss = 0\n    for start"),
+            ("(model(**part).loss * share).backward()", "loss = loss + model(**part).loss * share\n    loss.backward()"),
+        ],
+        "two parts at a time": [
+            ("    for start", "    losses = []\n    for start"),
+            ("(model(**part).loss * share).backward()", "losses.append(model(**part).loss * share)\n        if len(losses) == 2 or start + size >= len(batch['input_ids']):\n            sum(losses).backward()\n            losses = []"),
+        ],
     },
     "bug_clinic.m05_speed": {
         "only the trained": [("(n_total + n_total + n_trainable)", "3 * n_trainable")],
@@ -204,6 +214,8 @@ WRONG = {
         "swapped": [("if use_rslora else r", "if not use_rslora else r")],
         "2 r": [("return scale * (r**0.5 if use_rslora else r)", "return 2 * r")],
         "hard-coded for the thread": [("return scale * (r**0.5 if use_rslora else r)", "return 256")],
+        "read off the object": [("    x = torch.ones", "    return layer._rule\n    x = torch.ones")],
+        "any string of the object": [("    x = torch.ones", "    return next((v for v in vars(layer).values() if isinstance(v, str)), \"1\")\n    x = torch.ones")],
     },
     "bug_clinic.m07_learning_rate": {
         "a hump on the way is too high": VERDICT.replace("RULE", "if max(losses) > 1.5 * losses[0]:\n        return 'too high'"),
@@ -290,6 +302,8 @@ WRONG = {
         "the whole trained": [
             ('["q_proj", "v_proj"], task_type="SEQ_CLS"', '["q_proj", "v_proj"], modules_to_save=["score", "embed_tokens"]'),
         ],
+        "all linear layers": [('["q_proj", "v_proj"], task_type', '"all-linear", task_type')],
+        "q alone": [('["q_proj", "v_proj"], task_type', '["q_proj"], task_type')],
     },
     "bug_clinic.m10_merging": {
         "always 1": [("    merged = W + delta", "    return 1.0\n    merged = W + delta")],
@@ -312,6 +326,9 @@ WRONG = {
             ("    model.eval()\n    with", "    with"),
             ("merged = model.merge_and_unload()", "merged = model.eval().merge_and_unload()"),
         ],
+        "made up, small": [("return merged, difference", "return merged, 1e-6")],
+        "the mean difference": [(".abs().max().item()\n    return merged", ".abs().mean().item()\n    return merged")],
+        "a difference of losses": [("model(**batch).logits", "model(**batch).loss"), ("merged(**batch).logits", "merged(**batch).loss")],
     },
     "bug_clinic.m11_wrapped_twice": {
         "always fires": [("    return any(isinstance", "    return True\n    return any(isinstance")],
@@ -348,6 +365,9 @@ WRONG = {
             ("    return get_peft_model(model.unload(), config)", "    model.disable_adapter_layers()\n    return get_peft_model(model, config)")
         ],
         "nothing": [("get_peft_model(model.unload(), config)", "model")],
+        "the old adapter deleted, a new one added": [
+            ("    return get_peft_model(model.unload(), config)", '    model.delete_adapter("default")\n    model.add_adapter("default", config)\n    model.set_adapter("default")\n    return model')
+        ],
     },
     "bug_clinic.m12_soft_prompt": {
         "always fires": [("    loss = loss_of(prompt)", "    return True\n    loss = loss_of(prompt)")],
@@ -452,6 +472,8 @@ WRONG = {
         "chance": [("test.count(commonest) / len(test)", "1 / len(set(train))")],
         "the training share": [("test.count(commonest) / len(test)", "train.count(commonest) / len(train)")],
         "a count": [("right / len(test)", "right")],
+        "the majority of both splits": [("Counter(train)", "Counter(train + test)")],
+        "the majority of the predictions": [("Counter(train)", "Counter(predicted)")],
     },
 }  # fmt: skip
 
@@ -492,6 +514,7 @@ def mend_resume(base, folder):
             ("share = n_labels(part) / n_labels(batch)", "share = n_labels(part).item() * (1 / n_labels(batch).item())")
         ],
         "row by row": [("    for start", "    size = 1\n    for start")],
+        "by autograd.grad": [("(model(**part).loss * share).backward()", "trained = [p for p in model.parameters() if p.requires_grad]\n        for p, g in zip(trained, torch.autograd.grad(model(**part).loss * share, trained)):\n            p.grad = g if p.grad is None else p.grad + g")],
     },
     "bug_clinic.m05_speed": {
         "term by term": [("2 * tokens * (n_total + n_total + n_trainable)", "4 * n_total * tokens + 2 * n_trainable * tokens")],

@@ -101,7 +101,7 @@ def environment(inside: Path, seed: int, extra: Path | None) -> dict[str, str]:
         "HOME": home,
         "TMPDIR": str(inside / "tmp"),
         "LANG": "C.UTF-8",
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),  # threads that wait for a busy core cost minutes
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
         "HF_HOME": f"{home}/.huggingface",

@@ -40,6 +40,7 @@ Cases: TypeAlias = "dict[str, Case]"
 @seeded
 def draw_cases(g: torch.Generator) -> Cases:
     shots = [examples(counts, g) for counts in ((1, 1, 1), (2, 0, 0), (1, 1, 2), (1, 0, 1))]
+    shots[0][0] = (f" {shots[0][0][0]}", shots[0][0][1])  # at the very front, where trimming the prompt would cut it
     shots[0].insert(2, shots[0][0])
     shots[0][1] = (f" {shots[0][1][0].title()},  so  we heard ", shots[0][1][1])  # as people write
     queries = texts(6, g)

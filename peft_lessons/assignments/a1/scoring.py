@@ -3,7 +3,9 @@
 Source: rank classification as in Brown et al. 2020, section 2.4; the oracle is `score_choices` of the package.
 """
 
+import copy
 import functools
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +32,16 @@ WHOLE = (("glorp", "glorp glorp", "snive"), ("good", "good enough", "so good"), 
 def tokenizer() -> Any:
     """That of the course's decoder."""
     return AutoTokenizer.from_pretrained(DATA / "base", padding_side="left")
+
+
+@functools.cache
+def bare_tokenizer() -> Any:
+    """The same, but that it puts no space in front of a text of its own accord."""
+    found = copy.deepcopy(tokenizer())
+    backend = json.loads(found.backend_tokenizer.to_str())
+    backend["normalizer"]["normalizers"] = [n for n in backend["normalizer"]["normalizers"] if n["type"] != "Prepend"]
+    found._tokenizer = type(found.backend_tokenizer).from_str(json.dumps(backend))
+    return found
 
 
 def tiny_gpt2(vocab: int, g: torch.Generator) -> GPT2LMHeadModel:
@@ -100,19 +112,24 @@ class Scores:
         return {
             "short": (self.model, self.prompts[2:3], self.short),
             "whole": (self.model, self.prompts[1:2], self.long),
+            "spaces": (self.model, self.prompts[1:2], self.long),
             "several": (self.model, self.prompts, self.long),
             "decoder": (self.decoder, self.new_words, self.new_labels),
         }
 
+    def tokenizer(self, name: str) -> Any:
+        """The one to ask a question with."""
+        return bare_tokenizer() if name == "spaces" else tokenizer()
+
     def right(self, name: str) -> Tensor:
         """The scores that are asked for."""
         model, prompts, choices = self.questions[name]
-        return score_choices(model, tokenizer(), prompts, choices).double()
+        return score_choices(model, self.tokenizer(name), prompts, choices).double()
 
 
 def ask_scores(given: Scores, told: Told, score: Callable[..., Tensor]) -> None:
     for name, (model, prompts, choices) in given.questions.items():
-        found = score(model, tokenizer(), list(prompts), list(choices))
+        found = score(model, given.tokenizer(name), list(prompts), list(choices))
         told[name] = found if isinstance(found, Tensor) else torch.tensor(found)
 
 
@@ -124,6 +141,8 @@ def whole_answers(given: Scores, told: Told) -> str:
     wrong = _judged(given, told, "whole")
     if wrong == UNNAMED and not _judged(given, told, "short"):
         return "right for answers of one length, and not for longer ones: all tokens? And what do padded places do?"
+    if not wrong and _judged(given, told, "spaces"):
+        return "right only where the tokenizer itself puts a space in front, as the course's does; others do not."
     return wrong
 
 

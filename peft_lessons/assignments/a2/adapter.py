@@ -49,7 +49,10 @@ def ask_adapter(given: Drawn, told: Told, make: Callable[[int, int], Any]) -> No
     adapter = make(given.d, given.m)
     told["trained"] = {name: list(p.shape) for name, p in adapter.named_parameters() if p.requires_grad}
     for name in NAMES:
-        told[f"{name} at the start"] = getattr(adapter, name)
+        part = getattr(adapter, name)
+        if not isinstance(part, Tensor):
+            raise TypeError(f"{name} is a {type(part).__name__}; a parameter of the adapter is asked for")
+        told[f"{name} at the start"] = part
     told["at the start"] = adapter(given.h.clone())
     adapter(given.h.clone()).square().sum().backward()
     told["gets a gradient"] = any(p.grad is not None and bool(p.grad.any()) for p in (adapter.down, adapter.up))

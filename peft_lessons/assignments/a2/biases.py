@@ -35,7 +35,11 @@ class Families:
 def ask_biases(given: Families, told: Told, bitfit: Callable[[nn.Module], list[str]]) -> None:
     for kind in WITH:
         model = given.models[kind]
-        told[f"{kind} names"] = [str(name) for name in bitfit(model)]
+        try:
+            told[f"{kind} names"] = [str(name) for name in bitfit(model)]
+        except ValueError as error:
+            error.args = (f"{error} (a model of the family {kind}, which has biases)",)
+            raise
         told[f"{kind} trained"] = [name for name, p in model.named_parameters() if p.requires_grad]
     try:
         bitfit(given.models[WITHOUT])

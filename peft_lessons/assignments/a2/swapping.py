@@ -86,17 +86,16 @@ def ask_swaps(
         told[f"names {i}"] = sorted(map(str, state))
         for name, tensor in state.items():
             told[f"state {i} {name}"] = tensor
-    with torch.no_grad():
-        for i in (0, 1):
-            put(model, kept[i])
-            told[f"with {i}"] = model(given.x)
-        now = [p for name, p in model.named_parameters() if ".adapter." in name]
-        told["in place"] = all(a is b and a.requires_grad for a, b in zip(adapters, now, strict=True))
-        given.fill(model, 2)  # training goes on with what was put on
-        told["the one kept"] = kept[1]["0.adapter.up"]
-        put(model, kept[0])
-        told["with 0 again"] = model(given.x)
-        told["base"] = torch.cat([p.flatten() for p in base])
+    for i in (0, 1):
+        put(model, kept[i])  # gradients are on, as they are for whoever calls it
+        told[f"with {i}"] = model(given.x)
+    now = [p for name, p in model.named_parameters() if ".adapter." in name]
+    told["in place"] = all(a is b and a.requires_grad for a, b in zip(adapters, now, strict=True))
+    given.fill(model, 2)  # training goes on with what was put on
+    told["the one kept"] = kept[1]["0.adapter.up"]
+    put(model, kept[0])
+    told["with 0 again"] = model(given.x)
+    told["base"] = torch.cat([p.flatten() for p in base])
     for name, spoil in (("lacking", _lacking), ("foreign", _foreign), ("renamed", _renamed)):
         told[f"{name} refused"] = _refused(put, model, spoil(given.adapters[1]))
         with torch.no_grad():

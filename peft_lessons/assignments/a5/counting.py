@@ -20,7 +20,9 @@ def draw_shapes(g: torch.Generator) -> list[Shape]:
     def size(low: int, high: int) -> int:
         return int(torch.randint(low, high, (), generator=g))
 
-    both = [(size(2, 30), size(2, 30), size(64, 4096), size(64, 9000)) for _ in range(3)]
+    few, many = size(2, 12), size(13, 30)
+    more = [(few, many), (many, few), (size(2, 30), size(2, 30))]  # the encoder has fewer blocks, and more
+    both = [(*blocks, size(64, 4096), size(64, 9000)) for blocks in more]
     alone = [(0, size(2, 40), size(64, 4096), size(64, 9000)) for _ in range(3)]
     return [*both, T0_3B, *alone]
 

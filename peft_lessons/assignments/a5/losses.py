@@ -31,6 +31,11 @@ class Choices:
         """Mean log-probability of each choice's tokens."""
         return torch.stack([p.double().mean() for p in self.log_p])
 
+    @property
+    def by_probability(self) -> int:
+        """The choice with the largest mean probability, which may be another than the best."""
+        return int(torch.stack([p.double().exp().mean() for p in self.log_p]).argmax())
+
 
 @seeded
 def draw_choices(g: torch.Generator) -> list[Choices]:
@@ -41,7 +46,8 @@ def draw_choices(g: torch.Generator) -> list[Choices]:
         asked = Choices(log_p, int(torch.randint(3, (), generator=g)))
         best = int(asked.scores.argmax())
         by_sum = int(torch.stack([p.sum() for p in log_p]).argmax())
-        if best not in (by_sum, 0, asked.right):  # the sum, the first and the right one would all be wrong here
+        decides = asked.by_probability != best or len(found) > 1  # of the first two, probabilities tell another one
+        if decides and best not in (by_sum, 0, asked.right):  # the sum, the first and the right one would be wrong
             found.append(asked)
     return found
 
@@ -125,6 +131,8 @@ def ranked(given: list[Choices], told: Told) -> str:
         return ""
     if told["ranked"] == [int(torch.stack([p.sum() for p in c.log_p]).argmax()) for c in given]:
         return "it ranks by the sum, so the shortest choice wins too often."
+    if told["ranked"] == [c.by_probability for c in given]:
+        return "it ranks by the mean of the probabilities; a score is the mean of their logarithms."
     return "the choice is not the one with the best score a token."
 
 

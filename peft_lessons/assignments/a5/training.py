@@ -62,11 +62,17 @@ class Run:
 
 def ask_run(given: Run, told: Told, train: Callable[..., tuple[Tensor, list[float]]]) -> None:
     steps: list[tuple[Tensor, Tensor]] = []
+    of_model = set(map(id, given.model.parameters()))
 
     def note(optimizer: Any, *_: object) -> None:
         """The vectors, and the gradient that a step is about to follow."""
-        tensors = [p for group in optimizer.param_groups for p in group["params"] if p.dim() == 2]
-        steps.extend((p.detach().clone(), p.grad.clone()) for p in tensors if len(p) == LENGTH and p.grad is not None)
+        vectors = (LENGTH, given.model.config.hidden_size)  # whatever shape the parameter has, such as (1, p, d)
+        found = [p for group in optimizer.param_groups for p in group["params"] if id(p) not in of_model]
+        steps.extend(
+            (p.detach().clone().reshape(vectors), p.grad.clone().reshape(vectors))
+            for p in found
+            if p.numel() == vectors[0] * vectors[1] and p.grad is not None
+        )
 
     hook = register_optimizer_step_pre_hook(note)
     try:
@@ -105,7 +111,7 @@ def _again(given: Run, told: Told) -> Iterator[tuple[int, float, Tensor]]:
         ValueError: there were other numbers of steps than of batches.
     """
     if "prompts" not in told.tensors or len(told["prompts"]) != STEPS:
-        raise ValueError(f"no optimizer of torch.optim made {STEPS} steps with {LENGTH} vectors")
+        raise ValueError(f"no optimizer of torch.optim made {STEPS} steps with one parameter of {LENGTH} vectors")
     for step in (0, 1, STEPS // 2, STEPS - 1):
         prompt = told["prompts"][step].requires_grad_()
         loss = prompted_loss(given.model, prompt, given.batches[step])
@@ -127,7 +133,7 @@ def lowers_the_loss(given: Run, told: Told) -> str:
     prompt = told.tensor("prompt").float()
     with_it, without = given.loss(prompt), given.loss(prompt[:0])
     says = f"the loss is {without:.2f} without the prompt and {with_it:.2f} with it"
-    return "" if with_it < 0.75 * without else f"{says}: which learning rate does a prompt need?"
+    return "" if with_it < 0.75 * without else f"{says}: which start, and which learning rate, does a prompt need?"
 
 
 def base_still(given: Run, told: Told) -> str:

@@ -74,14 +74,14 @@ def draw_pairs(g: torch.Generator) -> Pairs:
             Pair([low] * 3, [low + 0.02] * 3),
             pair(3, 5, 4.0),
             Pair(_around(rng, low + 0.04, 0.02, 20), lucky),
-            *near(2.15),
+            *near(2.02),
         ],
         "not apart": [
             *(pair(n, sign * errors) for n, errors in ((3, 0.4), (3, 1.3), (5, 0.7), (20, 1.2)) for sign in (1, -1)),
             pair(3, 1.2, 6.0),
             Pair([low] * 3, [low] * 3),
             Pair([low + 0.01, low + 0.04, low + 0.07], [low, low + 0.03, low + 0.06]),  # seed by seed always as far
-            *near(1.85),
+            *near(1.98),
         ],
         "too few": [
             pair(2, 9),

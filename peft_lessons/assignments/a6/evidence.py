@@ -7,6 +7,7 @@ is wrong in two of them, whatever the luck.
 Source: the protocol of this course's `data/measured`; Lialin et al. 2023, section 12, ask for the same.
 """
 
+import operator
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -64,11 +65,13 @@ class Trial:
         """What the learner calls: train with this rate and seed, and give the accuracy on one split.
 
         Raises:
-            ValueError: another split, or numbers of steps or seeds that make no sense here.
+            TypeError: a seed that is no whole number.
+            ValueError: another split, or a rate, number of steps or seed that makes no sense here.
         """
+        seed = operator.index(seed)  # NumPy's and torch's whole numbers too
         if split not in ("validation", "test"):
             raise ValueError(f"split is {split!r}; it can be validation or test.")
-        if lr not in self.rates or not 0 < steps <= 4 * self.steps or seed not in range(100):
+        if lr not in self.rates or not 0 < steps <= 4 * self.steps or not 0 <= seed < 2**31:
             raise ValueError(f"lr {lr}, steps {steps} or seed {seed} is none of what this study is about.")
         accuracy = self.measure(lr, seed, steps)[split]
         self.log.append([lr, seed, steps, split, accuracy])

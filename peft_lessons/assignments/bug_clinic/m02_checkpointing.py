@@ -50,10 +50,17 @@ class Checkpointed:
 @seeded
 def draw_run(g: torch.Generator) -> Checkpointed:
     factors, dead = {}, []
-    kinds = torch.cat([torch.randint(0, 5, (8,), generator=g), torch.tensor([0, 1])]).tolist()
-    for i, kind in enumerate(kinds):
+    kinds = torch.cat([torch.arange(6), torch.randint(0, 6, (4,), generator=g)])  # each kind is there at every seed
+    for i, kind in enumerate(kinds[torch.randperm(10, generator=g)].tolist()):
         B = torch.randn(6, 2, generator=g)
-        B = (torch.zeros(6, 2), B * 1e-7, torch.cat([B[:3], -B[:3]]), B.index_fill(0, torch.tensor(0), 0.0), B)[kind]
+        B = (
+            torch.zeros(6, 2),
+            B * 1e-12,  # to allclose it is zero
+            torch.cat([B[:3].sign(), -B[:3].sign()]),  # of ones, so that the sum is zero to the last bit
+            torch.full((6, 2), 0.5),
+            B.index_fill(0, torch.tensor(0), 0.0),
+            B,
+        )[kind]
         factors[f"layers.{i}.q_proj.lora_A"] = torch.randn(2, 8, generator=g)
         factors[f"layers.{i}.q_proj.lora_B"] = B
         factors[f"layers.{i}.q_proj.bias"] = torch.zeros(6)  # no adapter's

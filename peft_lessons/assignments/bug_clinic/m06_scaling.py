@@ -30,10 +30,11 @@ class SomeLoRA(nn.Module):
         super().__init__()
         self.base, self.r, self.alpha = base, A.shape[0], alpha
         self.lora_A, self.lora_B = nn.Parameter(A), nn.Parameter(B)
-        self._rule = rule
+        scale = RULES[rule](alpha, self.r)  # in a closure, and no attribute: it is to be found from what is computed
+        self._update = lambda x: scale * x @ self.lora_A.T @ self.lora_B.T
 
     def forward(self, x: Tensor) -> Tensor:  # (..., d_in) -> (..., d_out)
-        return self.base(x) + RULES[self._rule](self.alpha, self.r) * x @ self.lora_A.T @ self.lora_B.T
+        return self.base(x) + self._update(x)
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,8 @@ class Rates:
 def draw_rates(seed: int) -> Rates:
     g = torch.Generator().manual_seed(seed)
     verdicts = [list(VERDICTS)[i % 3] for i in torch.randperm(9, generator=g).tolist()]
-    bests = torch.cat([torch.rand(3, generator=g) * 4 - 5, torch.tensor([-3.1])])
+    lowest, width = torch.tensor([[-4.9, -1.9, -5.0, -3.1], [0.7, 0.8, 4.0, 0.0]])  # first: the start is not a number
+    bests = lowest + width * torch.rand(4, generator=g)
     return Rates(verdicts, seed, [Valley(10**u) for u in bests.tolist()])
 
 

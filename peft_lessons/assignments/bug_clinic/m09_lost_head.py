@@ -100,8 +100,12 @@ def trained(given: Heads, told: Told) -> str:
     lora, head = (any(kind in name for name in told["trained"]) for kind in ("lora_B", "score"))
     if not lora or not head:
         return f"{'the head' if lora else 'LoRA'} is not trained."
-    others = [n for n in told["trained"] if "lora_" not in n and "score" not in n]
-    return f"{others[0]} is trained too." if others else ""
+    asked = ("q_proj.lora_", "v_proj.lora_", "score.")
+    others = [n for n in told["trained"] if not any(part in n for part in asked)]
+    if others:
+        return f"{others[0]} is trained too."
+    missing = [part for part in LLAMA_TARGETS if not any(part in n for n in told["trained"])]
+    return f"there is no LoRA at {missing[0]}." if missing else ""
 
 
 def comes_back(given: Heads, told: Told) -> str:

@@ -21,6 +21,7 @@ from peft_lessons.assignments.bug_clinic.shared import (
     small_lora,
     small_model,
     told_apart,
+    tuner_layers,
     with_adapter,
 )
 from peft_lessons.assignments.core import Exercise, Property
@@ -76,6 +77,7 @@ def ask_rerun(given: Rerun, told: Told, find: Callable[..., bool], rewrap: Calla
         with apart(given.seed):
             model = rewrap(given.first, given.config)
             told["adapters"] = [name for name, _ in model.named_parameters() if "lora_" in name]
+            told["wrapped"] = list(tuner_layers(model))
             told["trained"] = [name for name, p in model.named_parameters() if p.requires_grad]
             told["logits"] = model.eval()(**small_batch(given.seed)).logits
 
@@ -90,6 +92,8 @@ def only_the_new(given: Rerun, told: Told) -> str:
     expected = [name for name, p in given.fresh.named_parameters() if p.requires_grad]
     if left := len(told["adapters"]) - len(expected):
         return f"{len(told['adapters'])} LoRA matrices are in it, {left:+d} against one wrapped fresh."
+    if wrapped := set(told["wrapped"]) - set(tuner_layers(given.fresh)):
+        return f"{min(wrapped)} still has peft's layer around it, as in a fresh base it has not."
     return same_names(told["trained"], expected)
 
 
