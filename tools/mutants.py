@@ -141,7 +141,7 @@ def run(question: Question, answers: dict[tuple[str, str], str]) -> Iterator[Ver
 
 
 def _told_by(question: Question, code: str, namespace: dict[str, Any], seed: int, ends_well: bool) -> Any:
-    """What an answer told; a fork of a process with threads can hang or fail, rarely and not twice, so it is repeated."""
+    """What an answer told; the fork of a process with threads can hang or fail, rarely and not twice: tried again."""
     from peft_lessons.assignments.told import Told
 
     told = Told()
